@@ -77,6 +77,15 @@ impl<'a> Reader<'a> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
+    /// Three bytes, big-endian.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] if fewer are left.
+    pub fn u24(&mut self) -> Result<u32, DecodeError> {
+        let [a, b, c] = self.array()?;
+        Ok(u32::from_be_bytes([0, a, b, c]))
+    }
+
     /// Four bytes, big-endian.
     ///
     /// # Errors
@@ -203,6 +212,11 @@ impl Writer {
     /// Appends two bytes, big-endian.
     pub fn u16(&mut self, value: u16) -> &mut Self {
         self.bytes(&value.to_be_bytes())
+    }
+
+    /// Appends the low three bytes, big-endian.
+    pub fn u24(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_be_bytes()[1..])
     }
 
     /// Appends four bytes, big-endian.

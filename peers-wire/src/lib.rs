@@ -1,6 +1,10 @@
-//! Placeholder.
+//! The packet frame of Peers.
 mod codec;
+mod fragment;
 mod ids;
+mod packet;
 
 pub use codec::{DecodeError, Reader, Writer};
+pub use fragment::{MAX_FRAGMENTS, MAX_LEAVES, MAX_MESSAGE, Split, TooLarge, split};
 pub use ids::{Link, PacketId, ParseIdError, PeerId, Signature, Timestamp, TopicId};
+pub use packet::{DEFAULT_LIFETIME, FragmentHeader, Header, MAX_PACKET, MAX_PAYLOAD, MAX_POSTAGE, MessageHeader, Packet, payload_digest};
