@@ -1,1 +1,7 @@
-//! H.
+//! The test harness: a deterministic network on virtual time for real node stacks, and the scenarios that run on it.
+//!
+//! A simulation is a function of a seed and a scenario: the same pair gives the same result, to the last datagram.
+
+pub mod nat;
+pub mod net;
+pub mod queue;
