@@ -17,9 +17,9 @@ pub const MAX_MESSAGE: usize = MAX_LEAVES as usize * MAX_PAYLOAD;
 /// Leaves and nodes of the largest message, its root apart.
 pub const MAX_FRAGMENTS: u32 = MAX_LEAVES + MAX_LEAVES / FANOUT + MAX_LEAVES / FANOUT / FANOUT;
 
-const DIGEST: usize = 32;
 /// Digests that fit a node.
-const FANOUT: u32 = (MAX_PAYLOAD / DIGEST) as u32;
+const FANOUT: u32 = 32;
+const DIGEST: usize = MAX_PAYLOAD / FANOUT as usize;
 /// Levels below the root of the largest message.
 const MAX_LEVELS: usize = 3;
 
@@ -224,7 +224,7 @@ mod tests {
     use crate::{Link, MessageHeader, Signature, Timestamp, TopicId, payload_digest};
     use proptest::prelude::*;
 
-    pub(crate) fn head_of(split: &Split<'_>) -> Packet {
+    fn head_of(split: &Split<'_>) -> Packet {
         MessageHeader {
             postage: 16,
             created: Timestamp(1_700_000_000_000),
@@ -268,7 +268,7 @@ mod tests {
             let split = split(&sealed).unwrap();
             let packets = split.packets(&head_of(&split)).unwrap();
             let shape = Shape::new(split.leaves);
-            prop_assert_eq!(packets.len() as u32, shape.total() + 1);
+            prop_assert_eq!(packets.len(), shape.total() as usize + 1);
             let mut known = std::collections::BTreeMap::new();
             for packet in &packets[1..] {
                 prop_assert_eq!(&Packet::decode(packet.as_bytes().clone()).unwrap(), packet);

@@ -3,8 +3,10 @@ mod codec;
 mod fragment;
 mod ids;
 mod packet;
+mod reassembly;
 
 pub use codec::{DecodeError, Reader, Writer};
 pub use fragment::{MAX_FRAGMENTS, MAX_LEAVES, MAX_MESSAGE, Split, TooLarge, split};
 pub use ids::{Link, PacketId, ParseIdError, PeerId, Signature, Timestamp, TopicId};
 pub use packet::{DEFAULT_LIFETIME, FragmentHeader, Header, MAX_PACKET, MAX_PAYLOAD, MAX_POSTAGE, MessageHeader, Packet, payload_digest};
+pub use reassembly::{Complete, Config, Progress, Reassembly, Stats};
