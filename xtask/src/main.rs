@@ -1,6 +1,7 @@
 //! `cargo xtask`: simulations, benches, fuzzing and the checks of continuous integration.
 
 mod ci;
+mod fuzz;
 
 use std::process::ExitCode;
 
@@ -17,11 +18,20 @@ struct Cli {
 enum Task {
     /// Formatting, layer edges, lints, tests and documentation
     Ci,
+    /// Coverage-guided fuzzing of one target
+    Fuzz {
+        /// A file of fuzz/fuzz_targets, without its ending
+        target: String,
+        /// How long to search
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Ci => ci::run(),
+        Task::Fuzz { target, seconds } => fuzz::run(&target, seconds).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,
