@@ -27,7 +27,7 @@ const INSTRUMENTATION: [&str; 9] = [
 ///
 /// # Errors
 /// The target does not exist, does not build, or broke.
-pub fn run(target: &str, seconds: u64) -> Result<()> {
+pub(crate) fn run(target: &str, seconds: u64) -> Result<()> {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("fuzz");
     let source = fuzz.join("fuzz_targets").join(target).with_extension("rs");
     ensure!(source.is_file(), "no fuzz target {target}; there are: {}", targets(&fuzz)?.join(", "));
@@ -67,8 +67,7 @@ pub fn run(target: &str, seconds: u64) -> Result<()> {
 /// The names of all targets, sorted.
 fn targets(fuzz: &Path) -> Result<Vec<String>> {
     let sources = std::fs::read_dir(fuzz.join("fuzz_targets")).context("cannot list fuzz/fuzz_targets")?;
-    let mut names: Vec<_> =
-        sources.filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_string_lossy().into_owned())).collect();
+    let mut names: Vec<_> = sources.filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_string_lossy().into_owned())).collect();
     names.sort();
     Ok(names)
 }
