@@ -4,8 +4,10 @@ mod cookie;
 mod handshake;
 mod keys;
 mod noise;
+mod seal;
 mod session;
 mod sodium;
+mod topic;
 
 pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};
 pub use handshake::{
@@ -13,7 +15,11 @@ pub use handshake::{
     receiver_index, respond,
 };
 pub use keys::{DeviceKey, Domain, Forged, derive, hash, keyed_hash, verify};
+pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};
 pub use session::{
     Cipher, DATA_HEADER, MAX_AEGIS_PLAINTEXT, MAX_DATAGRAM, MAX_PLAINTEXT, OpenError, REKEY_AFTER, REKEY_AFTER_DATAGRAMS, RELAY_HEADER,
     REPLAY_WINDOW, Session,
+};
+pub use topic::{
+    Draft, Opened, PASSPHRASE_MEMORY, PASSPHRASE_PASSES, ReadError, ReadKey, SEAL_OVERHEAD, SealError, TopicKey, check_publisher,
 };
