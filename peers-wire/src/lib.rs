@@ -1,4 +1,5 @@
-//! The packet frame of Peers.
+#![doc = include_str!("../README.md")]
+
 mod codec;
 mod fragment;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -51,12 +51,12 @@ impl Packet {
     /// Puts a header in its encoding before a payload whose digest is known.
     pub(crate) fn assemble(header: &Header, payload: &[u8], digest: [u8; 32]) -> Result<Self, DecodeError> {
         let (created, number, what) = match header {
-            Header::Message(header) => (header.created, header.fragments, "fragments"),
-            Header::Fragment(header) => (header.created, header.index, "index"),
+            Header::Message(header) => (header.created, header.fragments, "fragment count"),
+            Header::Fragment(header) => (header.created, header.index, "fragment index"),
         };
         // Wider than the field on the wire: encoding would cut them to another value.
         if created > Timestamp::MAX {
-            return Err(DecodeError::Range("created"));
+            return Err(DecodeError::Range("creation time"));
         }
         if number > MAX_FRAGMENTS {
             return Err(DecodeError::Range(what));
@@ -206,8 +206,8 @@ impl Header {
                 match number {
                     0 => {}
                     2..=MAX_LEAVES if payload.len() == Shape::new(number).root_len() => {}
-                    2..=MAX_LEAVES => return Err(DecodeError::Range("root")),
-                    _ => return Err(DecodeError::Range("fragments")),
+                    2..=MAX_LEAVES => return Err(DecodeError::Range("root node")),
+                    _ => return Err(DecodeError::Range("fragment count")),
                 }
                 (Self::Message(MessageHeader { postage, created, lifetime, fragments: number, topic, previous, signature }), payload)
             }
@@ -215,7 +215,7 @@ impl Header {
                 let root = reader.array()?;
                 let payload = reader.rest();
                 match (number, payload) {
-                    (MAX_FRAGMENTS.., _) => return Err(DecodeError::Range("index")),
+                    (MAX_FRAGMENTS.., _) => return Err(DecodeError::Range("fragment index")),
                     (_, []) => return Err(DecodeError::Range("payload")),
                     _ => (Self::Fragment(FragmentHeader { postage, created, lifetime, index: number, topic, root }), payload),
                 }
