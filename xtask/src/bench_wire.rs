@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// Measures the frame of a signed publish of 1024 bytes.
 ///
 /// - returns: `W1_bytes`, bytes beyond the payload; `W2_decode_ns` and `W2_encode_ns`, the header's time without any hash
-pub fn run() -> Value {
+pub(crate) fn run() -> Value {
     let header = MessageHeader {
         postage: MAX_POSTAGE,
         created: Timestamp(1_700_000_000_000),
