@@ -1,0 +1,522 @@
+//! The state machine: what comes in, what goes out, and when.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use peers_crypto::check_publisher;
+use peers_wire::{Header, Link, Packet, PacketId, PeerId, Timestamp, TopicId};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+use crate::config::{Config, Event, Stats};
+use crate::message::{Key, Message, Summary, Tag};
+use crate::neighbour::Neighbour;
+use crate::pen::Pen;
+use crate::publish::Published;
+use crate::pull::Pulls;
+use crate::reconcile::Changes;
+use crate::seen::Seen;
+use crate::spread::Fresh;
+use crate::store::{Inserted, Store};
+use crate::tree::{self, Vouched};
+
+/// Connected peers; one more is refused its messages.
+pub const MAX_NEIGHBOURS: usize = 256;
+/// Topics subscribed to at a time.
+pub const MAX_SUBSCRIPTIONS: usize = 8192;
+/// Successors that one answer names.
+const MAX_SUCCESSORS: usize = 8;
+/// Packets whose successors the layer above asked for and did not yet get.
+const MAX_AWAITED: usize = 256;
+/// What a request, a range and an offer cost of a neighbour's budget for work.
+const WANT_COST: usize = 4;
+const RANGE_COST: usize = 16;
+
+/// What happens at a time; a timer that has become void does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Announce,
+    Pull(Key),
+    Topics(u32),
+    Compare,
+    Published(u32),
+    Tick,
+}
+
+/// The stream relay of one peer. See the crate's documentation for its loop.
+#[derive(Debug)]
+pub struct Cache {
+    pub(crate) config: Config,
+    pub(crate) rng: ChaCha20Rng,
+    start: Instant,
+    pub(crate) store: Store,
+    pub(crate) subscriptions: BTreeMap<Tag, BTreeSet<TopicId>>,
+    pub(crate) version: u16,
+    pub(crate) neighbours: BTreeMap<u32, Neighbour>,
+    serials: HashMap<PeerId, u32>,
+    next_serial: u32,
+    pub(crate) pulls: Pulls,
+    pub(crate) fresh: Fresh,
+    pub(crate) published: Published,
+    pub(crate) changes: Changes,
+    /// What was evicted or refused, not to be pulled again.
+    gone: Seen,
+    pen: Pen,
+    awaited: VecDeque<Key>,
+    pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    ticking: bool,
+    messages: VecDeque<(PeerId, Bytes)>,
+    events: VecDeque<Event>,
+    pub(crate) stats: Stats,
+}
+
+impl Cache {
+    /// An empty cache; a few hundred bytes.
+    ///
+    /// - `id`: this peer, whose hash distance decides what it keeps of topics that it does not subscribe to
+    /// - `seed`: random; all choices follow from it
+    pub fn new(now: Instant, config: Config, id: PeerId, seed: [u8; 32]) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let store = Store::new(config.budget, &id, [rng.random(), rng.random()]);
+        Self {
+            config,
+            rng,
+            start: now,
+            store,
+            subscriptions: BTreeMap::new(),
+            version: 0,
+            neighbours: BTreeMap::new(),
+            serials: HashMap::new(),
+            next_serial: 0,
+            pulls: Pulls::default(),
+            fresh: Fresh::default(),
+            published: Published::default(),
+            changes: Changes::default(),
+            gone: Seen::default(),
+            pen: Pen::default(),
+            awaited: VecDeque::new(),
+            timers: BTreeSet::new(),
+            ticking: false,
+            messages: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Wants all packets of a topic; those held already come as events at once, oldest first. Beyond [`MAX_SUBSCRIPTIONS`] it does nothing.
+    pub fn subscribe(&mut self, now: Instant, topic: TopicId) {
+        let count: usize = self.subscriptions.values().map(BTreeSet::len).sum();
+        let tag = Tag::from(topic);
+        if count >= MAX_SUBSCRIPTIONS || !self.subscriptions.entry(tag).or_default().insert(topic) {
+            return;
+        }
+        self.store.prefer(tag, true);
+        let held = self.store.packets(tag).filter(|packet| packet.topic() == topic);
+        self.events.extend(held.map(|packet| Event::Packet(packet.clone())));
+        self.interests_changed(now);
+    }
+
+    /// Wants no more packets of a topic; those held stay as long as there is room.
+    pub fn unsubscribe(&mut self, now: Instant, topic: TopicId) {
+        let tag = Tag::from(topic);
+        let Some(topics) = self.subscriptions.get_mut(&tag) else { return };
+        if !topics.remove(&topic) {
+            return;
+        }
+        if topics.is_empty() {
+            self.subscriptions.remove(&tag);
+            self.store.prefer(tag, false);
+        }
+        self.interests_changed(now);
+    }
+
+    /// A session with `peer` is up: tells it the topics wanted here, and offers it what too few hold.
+    pub fn peer_connected(&mut self, now: Instant, peer: PeerId) {
+        if self.serials.contains_key(&peer) || self.neighbours.len() >= MAX_NEIGHBOURS {
+            return;
+        }
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.serials.insert(peer, serial);
+        self.neighbours.insert(serial, Neighbour::new(now, peer));
+        self.start_ticking(now);
+        self.send_topics(now, serial);
+        self.offer_published(serial);
+    }
+
+    /// The session with `peer` is gone.
+    pub fn peer_disconnected(&mut self, now: Instant, peer: PeerId) {
+        if let Some(serial) = self.serials.remove(&peer) {
+            self.neighbours.remove(&serial);
+            let _ = now;
+        }
+    }
+
+    /// Takes in packets of our own and spreads them.
+    ///
+    /// - `packets`: signed; a head first, then its fragments, parents before children
+    pub fn publish(&mut self, now: Instant, wall: Timestamp, packets: Vec<Packet>) {
+        self.spread(now, wall, packets);
+        self.finish(now);
+    }
+
+    /// Asks for a packet by id, wherever it is; it comes as [`Event::Packet`], at once if it is held.
+    pub fn request(&mut self, now: Instant, wall: Timestamp, id: PacketId) {
+        let _ = wall;
+        self.request_key(now, Key::from(id));
+    }
+
+    /// Asks for the packet that a link names, as [`Cache::request`] does.
+    pub fn request_link(&mut self, now: Instant, wall: Timestamp, link: Link) {
+        let _ = wall;
+        self.request_key(now, Key::from(link));
+    }
+
+    fn request_key(&mut self, now: Instant, key: Key) {
+        if let Some(packet) = self.store.get(key) {
+            self.events.push_back(Event::Packet(packet.clone()));
+            return;
+        }
+        self.gone.forget(key);
+        self.seek(now, key, crate::message::MAX_HOPS / 2, None);
+        self.finish(now);
+    }
+
+    /// Asks neighbours for the successors of a packet; those not held come as [`Event::Packet`].
+    pub fn request_next(&mut self, now: Instant, link: Link) {
+        let key = Key::from(link);
+        if self.awaited.len() >= MAX_AWAITED {
+            self.awaited.pop_front();
+        }
+        self.awaited.push_back(key);
+        for neighbour in self.sample(self.config.relay_to, |_| true) {
+            self.send(neighbour, &Message::Next { keys: vec![key] });
+        }
+        self.finish(now);
+    }
+
+    /// The packets held whose predecessor is `link`.
+    pub fn next(&self, link: Link) -> impl Iterator<Item = &Packet> {
+        self.store.after(Key::from(link)).filter(move |packet| packet.previous() == Some(link))
+    }
+
+    /// A packet, if it is held.
+    pub fn get(&self, id: &PacketId) -> Option<&Packet> {
+        self.store.get(Key::from(*id)).filter(|packet| packet.id() == *id)
+    }
+
+    /// The packets held of a topic, in order of creation.
+    pub fn packets(&self, topic: TopicId) -> impl Iterator<Item = &Packet> {
+        self.store.packets(Tag::from(topic)).filter(move |packet| packet.topic() == topic)
+    }
+
+    /// Takes in a packet from our own disk, which was checked when it came: nothing is spread, [`Event::Kept`] is not raised.
+    pub fn load(&mut self, now: Instant, wall: Timestamp, packet: Packet) {
+        if packet.expires() <= wall {
+            self.events.push_back(Event::Dropped(packet.id()));
+            return;
+        }
+        let preferred = self.wants(Tag::from(packet.topic()));
+        let second = self.second(now);
+        if self.store.insert(packet.to_owned_copy(), None, preferred, wall, second) == Inserted::New && self.subscribed(&packet) {
+            self.events.push_back(Event::Packet(packet));
+        }
+        self.start_ticking(now);
+        self.finish(now);
+    }
+
+    /// A message came from a connected peer.
+    pub fn handle_message(&mut self, now: Instant, wall: Timestamp, from: PeerId, message: Bytes) {
+        self.stats.messages += 1;
+        let Some(&from) = self.serials.get(&from) else {
+            self.stats.strangers += 1;
+            return;
+        };
+        let Ok(message) = Message::decode(&message) else {
+            self.stats.malformed += 1;
+            return;
+        };
+        if !self.may_work(now, from, &message) {
+            self.stats.throttled += 1;
+            return;
+        }
+        match message {
+            Message::Packet { eager, packet } => self.on_packet(now, wall, from, eager, packet),
+            Message::Have { answer, heard, keys } => self.on_have(now, from, answer, heard, &keys),
+            Message::Want { hops, keys } => self.on_want(now, from, hops, &keys),
+            Message::Lack { keys } => keys.into_iter().for_each(|key| self.lacks(now, from, key)),
+            Message::Topics { version, part, topics } => self.on_topics(from, version, part, &topics),
+            Message::Heed { version, part } => self.on_heed(from, version, part),
+            Message::Ranges { tag, start, ranges } => self.on_ranges(from, tag, start, &ranges),
+            Message::List { tag, start, end, keys } => self.on_list(now, from, tag, start, end, &keys),
+            Message::Next { keys } => self.on_next(from, &keys),
+            Message::Follows { tag, previous, keys } => self.on_follows(now, from, tag, previous, &keys),
+        }
+        self.finish(now);
+    }
+
+    /// Does what is due; early and repeated calls do nothing.
+    pub fn handle_timeout(&mut self, now: Instant, wall: Timestamp) {
+        while let Some(&(due, timer)) = self.timers.first()
+            && due <= now
+        {
+            self.timers.pop_first();
+            match timer {
+                Timer::Announce => self.announce(now),
+                Timer::Pull(key) => self.advance(now, key),
+                Timer::Topics(neighbour) => self.send_topics(now, neighbour),
+                Timer::Compare => self.compare(now, wall),
+                Timer::Published(message) => self.offer_again(now, message),
+                Timer::Tick => self.tick(now, wall),
+            }
+        }
+        self.finish(now);
+    }
+
+    /// The next message to send.
+    pub fn poll_message(&mut self) -> Option<(PeerId, Bytes)> {
+        self.messages.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Cache::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> Stats {
+        let (held, used, neighbours) = (self.store.len() as u64, self.store.used() as u64, self.neighbours.len() as u64);
+        Stats { held, used, neighbours, ..self.stats }
+    }
+
+    /// Bytes of the budget in use.
+    pub const fn used(&self) -> usize {
+        self.store.used()
+    }
+
+    /// A round trip to a connected peer, measured below: announcers that are near are asked first.
+    pub fn set_rtt(&mut self, peer: PeerId, rtt: core::time::Duration) {
+        if let Some(neighbour) = self.serials.get(&peer).and_then(|serial| self.neighbours.get_mut(serial)) {
+            neighbour.measured(rtt);
+        }
+    }
+
+    /// Charges a message to its sender's budget for work.
+    fn may_work(&mut self, now: Instant, from: u32, message: &Message) -> bool {
+        let cost = match message {
+            Message::Packet { .. } | Message::Heed { .. } => 0,
+            Message::Have { keys, .. } => keys.len(),
+            Message::Want { keys, .. } => keys.len() * WANT_COST,
+            Message::Lack { keys } | Message::List { keys, .. } | Message::Follows { keys, .. } => keys.len() + 1,
+            Message::Topics { topics, .. } => 1 + topics.len() * RANGE_COST,
+            Message::Ranges { ranges, .. } => ranges.len() * RANGE_COST,
+            Message::Next { keys } => keys.len() * RANGE_COST,
+        };
+        self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.work.take(now, cost))
+    }
+
+    fn on_packet(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: Packet) {
+        self.stats.packets += 1;
+        let (key, tag) = (Key::from(packet.id()), Tag::from(packet.topic()));
+        if self.store.contains(key) {
+            self.stats.duplicates += 1;
+            if let Some(slot) = self.store.slot_mut(key)
+                && slot.packet().postage() < packet.postage()
+            {
+                slot.set_postage(packet.postage());
+            }
+            self.holds(from, key);
+            return;
+        }
+        let asked = self.pulls.get_mut(key).is_some();
+        if !asked && self.gone.contains(key) {
+            self.stats.stale += 1;
+            return;
+        }
+        if packet.expires() <= wall || packet.created().since(wall) > self.config.max_skew.as_millis().try_into().unwrap_or(u64::MAX) {
+            self.stats.untimely += 1;
+            self.end_pull(now, key, Some(from));
+            self.gone.insert(key);
+            return;
+        }
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
+        if neighbour.forgeries.is_empty(now) {
+            self.stats.throttled += 1;
+            return;
+        }
+        if !asked && !neighbour.push.take(now, 1) {
+            // It is over its rate: asked for at our own pace, like what it announces.
+            self.stats.throttled += 1;
+            self.on_have(now, from, false, false, &[(tag, key)]);
+            return;
+        }
+        let vouched = match packet.header() {
+            Header::Message(_) if check_publisher(&packet).is_ok() => Vouched::Yes,
+            Header::Message(_) => Vouched::No,
+            Header::Fragment(_) => tree::vouched(&self.store, &packet),
+        };
+        match vouched {
+            Vouched::Yes => self.accept(now, wall, from, eager, &packet),
+            Vouched::No => self.refuse(now, from, key),
+            Vouched::Unknown => {
+                self.end_pull(now, key, Some(from));
+                self.stats.orphaned += self.pen.insert(now, from, packet.to_owned_copy());
+            }
+        }
+    }
+
+    fn refuse(&mut self, now: Instant, from: u32, key: Key) {
+        self.stats.forged += 1;
+        self.end_pull(now, key, Some(from));
+        self.gone.insert(key);
+        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            neighbour.forgeries.take(now, 1);
+        }
+    }
+
+    /// Takes in a checked packet from a neighbour, and the fragments that waited for it.
+    fn accept(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: &Packet) {
+        let mut accepted = vec![(from, eager, packet.clone())];
+        while let Some((from, eager, packet)) = accepted.pop() {
+            let waiting = self.take_in(now, wall, from, eager, &packet);
+            for (from, fragment) in waiting {
+                if tree::vouched(&self.store, &fragment) == Vouched::Yes {
+                    accepted.push((from, 0, fragment));
+                } else {
+                    self.refuse(now, from, Key::from(fragment.id()));
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: &Packet) -> Vec<(u32, Packet)> {
+        let (key, tag) = (Key::from(packet.id()), Tag::from(packet.topic()));
+        let pull = self.end_pull(now, key, Some(from));
+        let giver = self.neighbours.get(&from).map(|neighbour| neighbour.peer);
+        let second = self.second(now);
+        let packet = packet.to_owned_copy();
+        if self.store.insert(packet.clone(), giver, self.wants(tag), wall, second) != Inserted::New {
+            return Vec::new();
+        }
+        self.events.push_back(Event::Kept(packet.clone()));
+        let awaited = packet.previous().is_some_and(|link| self.awaited.contains(&Key::from(link)));
+        if self.subscribed(&packet) || awaited || pull.as_ref().is_some_and(|pull| pull.requested) {
+            self.events.push_back(Event::Packet(packet.clone()));
+        }
+        for neighbour in pull.map(|pull| pull.waiting).unwrap_or_default() {
+            self.stats.served += 1;
+            self.send(neighbour, &Message::Packet { eager: 0, packet: packet.clone() });
+            self.fresh.note(now, key, neighbour);
+        }
+        self.fresh.note(now, key, from);
+        if eager > 0 {
+            self.push(now, &packet, eager - 1, self.config.relay_to);
+        }
+        self.announce_later(now, tag, key, false);
+        self.changed(now, tag, Some(from));
+        self.pen.take(&packet, |fragment| tree::vouched(&self.store, fragment) != Vouched::Unknown)
+    }
+
+    fn on_next(&mut self, from: u32, keys: &[Key]) {
+        for previous in keys {
+            let mut after = self.store.after(*previous).peekable();
+            let Some(tag) = after.peek().map(|packet| Tag::from(packet.topic())) else { continue };
+            let keys = after.filter(|packet| Tag::from(packet.topic()) == tag).take(MAX_SUCCESSORS).map(|packet| Key::from(packet.id())).collect();
+            self.send(from, &Message::Follows { tag, previous: *previous, keys });
+        }
+    }
+
+    fn on_follows(&mut self, now: Instant, from: u32, tag: Tag, previous: Key, keys: &[Key]) {
+        if !self.awaited.contains(&previous) {
+            self.stats.throttled += 1;
+            return;
+        }
+        let _ = tag;
+        for key in keys.iter().take(MAX_SUCCESSORS) {
+            if !self.store.contains(*key) {
+                self.announced(now, from, *key, true);
+            }
+        }
+    }
+
+    /// A packet of this key is worth asking for: of a topic subscribed to, or near enough that it is for us to keep.
+    pub(crate) fn is_wanted(&self, tag: Tag, key: Key) -> bool {
+        !self.gone.contains(key) && (self.wants(tag) || self.store.distance(key) <= self.radius())
+    }
+
+    /// The hash distance up to which this peer keeps what it does not subscribe to: everything until half of the budget is used, then
+    /// narrower by half for each further 32nd part.
+    fn radius(&self) -> u64 {
+        let over = self.store.used().saturating_sub(self.config.budget / 2);
+        u64::MAX >> (over * 32 / self.config.budget.max(1)).min(63)
+    }
+
+    pub(crate) fn wants(&self, tag: Tag) -> bool {
+        self.subscriptions.contains_key(&tag)
+    }
+
+    fn subscribed(&self, packet: &Packet) -> bool {
+        let topic = packet.topic();
+        self.subscriptions.get(&Tag::from(topic)).is_some_and(|topics| topics.contains(&topic))
+    }
+
+    pub(crate) fn send(&mut self, neighbour: u32, message: &Message) {
+        if let Some(neighbour) = self.neighbours.get(&neighbour) {
+            self.messages.push_back((neighbour.peer, message.encode()));
+        }
+    }
+
+    pub(crate) fn raise(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Seconds since the start.
+    pub(crate) fn second(&self, now: Instant) -> u32 {
+        u32::try_from(now.duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// Periodic work begins with the first neighbour or packet.
+    pub(crate) fn start_ticking(&mut self, now: Instant) {
+        if !self.ticking {
+            self.ticking = true;
+            let first = self.config.quiet_interval.mul_f64(self.rng.random_range(0.5..1.0));
+            self.timers.insert((now + first, Timer::Tick));
+        }
+    }
+
+    fn tick(&mut self, now: Instant, wall: Timestamp) {
+        self.store.expire(wall);
+        self.pen.expire(now);
+        self.fresh.expire(now);
+        self.compare_quietly(now);
+        self.take_turns(now);
+        self.ticking = !self.neighbours.is_empty() || self.store.len() > 0;
+        if self.ticking {
+            self.timers.insert((now + self.config.quiet_interval, Timer::Tick));
+        }
+    }
+
+    /// The end of every call: requests go out, what was dropped is told.
+    fn finish(&mut self, now: Instant) {
+        let _ = now;
+        self.send_wants();
+        for id in self.store.take_gone() {
+            self.stats.dropped += 1;
+            self.gone.insert(Key::from(id));
+            self.published.forget(Key::from(id));
+            self.events.push_back(Event::Dropped(id));
+        }
+    }
+
+    /// What we have of a topic.
+    pub(crate) fn summary(&self, tag: Tag) -> Summary {
+        self.store.summary(tag)
+    }
+}

@@ -1,0 +1,309 @@
+//! Packets that are missing: who announced them, who was asked, who waits for them.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use rand::seq::SliceRandom;
+
+use crate::cache::{Cache, Timer};
+use crate::message::{Key, MAX_HOPS, MAX_KEYS, Message, Tag};
+
+/// Packets missing at a time.
+const MAX_PULLS: usize = 8192;
+/// Of these, for what one neighbour announced.
+const MAX_PULLS_PER_NEIGHBOUR: usize = 2048;
+/// Announcers and waiters remembered for a packet.
+const MAX_SOURCES: usize = 8;
+/// Requests for a packet before it is given up.
+const MAX_TRIES: u32 = 8;
+/// Packets of which it is only known who heard of them.
+const MAX_HEARD: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Pull {
+    sources: Vec<Source>,
+    /// Neighbours that asked us for it.
+    pub(crate) waiting: Vec<u32>,
+    /// Hops that a request of ours may travel on beyond a neighbour that does not hold it.
+    hops: u8,
+    state: State,
+    due: Instant,
+    tries: u32,
+    /// The layer above asked for it.
+    pub(crate) requested: bool,
+    creator: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    neighbour: u32,
+    holds: bool,
+    asked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Asked { neighbour: u32, at: Instant },
+}
+
+/// What is asked for, and what is merely heard of.
+#[derive(Debug, Default)]
+pub(crate) struct Pulls {
+    pulls: HashMap<Key, Pull>,
+    heard: HashMap<Key, Vec<u32>>,
+    heard_order: std::collections::VecDeque<Key>,
+    /// Requests of this call, by neighbour and hops: they go out together.
+    wants: BTreeMap<(u32, u8), Vec<Key>>,
+}
+
+impl Pulls {
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Pull> {
+        self.pulls.get_mut(&key)
+    }
+
+    /// Notes that `neighbour` heard of a packet that we do not want; true if that is news.
+    pub(crate) fn heard(&mut self, key: Key, neighbour: u32) -> bool {
+        if let Some(sources) = self.heard.get_mut(&key) {
+            if sources.len() < 3 && !sources.contains(&neighbour) {
+                sources.push(neighbour);
+            }
+            return false;
+        }
+        if self.heard_order.len() >= MAX_HEARD
+            && let Some(oldest) = self.heard_order.pop_front()
+        {
+            self.heard.remove(&oldest);
+        }
+        self.heard_order.push_back(key);
+        self.heard.insert(key, vec![neighbour]);
+        true
+    }
+
+    /// The neighbours that are known to have heard of a packet.
+    pub(crate) fn hearers(&self, key: Key) -> &[u32] {
+        self.heard.get(&key).map_or(&[], |sources| &sources[..])
+    }
+}
+
+impl Cache {
+    /// A neighbour holds (or heard of) a packet that is wanted here.
+    pub(crate) fn announced(&mut self, now: Instant, neighbour: u32, key: Key, holds: bool) {
+        if let Some(pull) = self.pulls.get_mut(key) {
+            pull.add_source(neighbour, holds);
+            return;
+        }
+        let count = self.neighbours.get(&neighbour).map_or(usize::MAX, |neighbour| neighbour.pulls);
+        if count >= MAX_PULLS_PER_NEIGHBOUR || !self.start_pull(now + self.config.pull_delay, key, Some(neighbour)) {
+            self.stats.overflowed += 1;
+            return;
+        }
+        if let Some(pull) = self.pulls.get_mut(key) {
+            pull.add_source(neighbour, holds);
+        }
+    }
+
+    /// Asks neighbours for a packet that is not held: those who heard of it, else random ones.
+    ///
+    /// - `waiting`: the neighbour that wants it; `None` if it is the layer above
+    /// - returns: false if there is nobody to ask or no room
+    pub(crate) fn seek(&mut self, now: Instant, key: Key, hops: u8, waiting: Option<u32>) -> bool {
+        let mut sources = self.pulls.hearers(key).to_vec();
+        if sources.is_empty() {
+            sources = self.neighbours.keys().copied().collect();
+            sources.shuffle(&mut self.rng);
+        }
+        sources.retain(|source| Some(*source) != waiting && self.neighbours.contains_key(source));
+        sources.truncate(MAX_SOURCES);
+        let exists = self.pulls.pulls.contains_key(&key);
+        let many = waiting.and_then(|waiting| self.neighbours.get(&waiting)).is_some_and(|neighbour| neighbour.pulls >= MAX_PULLS_PER_NEIGHBOUR);
+        if !exists && (many || (sources.is_empty() && waiting.is_some()) || !self.start_pull(now, key, waiting)) {
+            return false;
+        }
+        let Some(pull) = self.pulls.get_mut(key) else { return false };
+        pull.hops = pull.hops.max(hops);
+        match waiting {
+            Some(waiting) if pull.waiting.len() < MAX_SOURCES && !pull.waiting.contains(&waiting) => pull.waiting.push(waiting),
+            Some(_) => {}
+            None => pull.requested = true,
+        }
+        if !exists {
+            sources.iter().for_each(|source| pull.add_source(*source, false));
+            self.advance(now, key);
+        }
+        true
+    }
+
+    fn start_pull(&mut self, due: Instant, key: Key, creator: Option<u32>) -> bool {
+        if self.pulls.pulls.len() >= MAX_PULLS {
+            return false;
+        }
+        if let Some(neighbour) = creator.and_then(|creator| self.neighbours.get_mut(&creator)) {
+            neighbour.pulls += 1;
+        }
+        let (sources, waiting) = (Vec::new(), Vec::new());
+        let pull = Pull { sources, waiting, hops: MAX_HOPS / 2, state: State::Waiting, due, tries: 0, requested: false, creator };
+        self.pulls.pulls.insert(key, pull);
+        self.timers.insert((due, Timer::Pull(key)));
+        true
+    }
+
+    /// The time of a pull came: asks its best source, or the next one if the last did not answer.
+    pub(crate) fn advance(&mut self, now: Instant, key: Key) {
+        let Some(pull) = self.pulls.pulls.get_mut(&key) else { return };
+        self.timers.remove(&(pull.due, Timer::Pull(key)));
+        if let State::Asked { neighbour, .. } = pull.state {
+            pull.state = State::Waiting;
+            self.stats.repeated += 1;
+            if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
+                neighbour.timed_out(now);
+            }
+        }
+        pull.sources.retain(|source| self.neighbours.contains_key(&source.neighbour));
+        if pull.sources.iter().all(|source| source.asked) {
+            pull.sources.iter_mut().for_each(|source| source.asked = false);
+        }
+        if pull.sources.is_empty() && pull.requested {
+            // Nobody said to have it: each try asks other neighbours.
+            let mut anyone: Vec<u32> = self.neighbours.keys().copied().filter(|neighbour| !pull.waiting.contains(neighbour)).collect();
+            anyone.shuffle(&mut self.rng);
+            anyone.truncate(MAX_SOURCES);
+            pull.sources.extend(anyone.into_iter().map(|neighbour| Source { neighbour, holds: false, asked: false }));
+            pull.tries += 1;
+        }
+        if pull.sources.is_empty() && !pull.requested || pull.tries >= MAX_TRIES {
+            self.give_up(now, key);
+            return;
+        }
+        let neighbours = &self.neighbours;
+        let open = |source: &&mut Source| !source.asked && neighbours.get(&source.neighbour).is_some_and(|neighbour| neighbour.has_room());
+        let rtt = |neighbour: u32| neighbours.get(&neighbour).map(|neighbour| neighbour.rtt());
+        let best = pull.sources.iter_mut().filter(open).min_by_key(|source| (!source.holds, rtt(source.neighbour), source.neighbour));
+        pull.due = if let Some(source) = best {
+            source.asked = true;
+            let neighbour = source.neighbour;
+            let hops = if source.holds { 0 } else { pull.hops };
+            pull.state = State::Asked { neighbour, at: now };
+            pull.tries += 1;
+            self.stats.pulled += 1;
+            self.pulls.wants.entry((neighbour, hops)).or_default().push(key);
+            let patience = self.neighbours.get_mut(&neighbour).map_or(self.config.compare_delay, |neighbour| {
+                neighbour.asked();
+                neighbour.patience()
+            });
+            // Who does not hold it asks others first.
+            now + patience * (1 + u32::from(hops.min(2)))
+        } else {
+            for source in &pull.sources {
+                if let Some(neighbour) = self.neighbours.get_mut(&source.neighbour) {
+                    neighbour.wait_for_room(key);
+                }
+            }
+            now + self.config.compare_delay * (1 + pull.tries)
+        };
+        self.timers.insert((pull.due, Timer::Pull(key)));
+    }
+
+    /// A neighbour cannot give a packet: the next is asked at once.
+    pub(crate) fn lacks(&mut self, now: Instant, neighbour: u32, key: Key) {
+        let Some(pull) = self.pulls.pulls.get_mut(&key) else { return };
+        pull.sources.retain(|source| source.neighbour != neighbour);
+        if matches!(pull.state, State::Asked { neighbour: asked, .. } if asked == neighbour) {
+            pull.state = State::Waiting;
+            if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
+                neighbour.relieved();
+            }
+            self.advance(now, key);
+        }
+    }
+
+    /// Ends a pull whose packet came, or will not come.
+    ///
+    /// - `from`: the neighbour whose packet ended it
+    pub(crate) fn end_pull(&mut self, now: Instant, key: Key, from: Option<u32>) -> Option<Pull> {
+        let pull = self.pulls.pulls.remove(&key)?;
+        self.timers.remove(&(pull.due, Timer::Pull(key)));
+        if let Some(creator) = pull.creator.and_then(|creator| self.neighbours.get_mut(&creator)) {
+            creator.pulls -= 1;
+        }
+        if let State::Asked { neighbour: asked, at } = pull.state
+            && let Some(neighbour) = self.neighbours.get_mut(&asked)
+        {
+            if from == Some(asked) {
+                if pull.tries == 1 {
+                    neighbour.measured(now.duration_since(at));
+                }
+                neighbour.answered();
+            } else {
+                neighbour.relieved();
+            }
+            self.use_room(now, asked);
+        }
+        Some(pull)
+    }
+
+    /// Asks a neighbour that has room again for what waited for it.
+    fn use_room(&mut self, now: Instant, neighbour: u32) {
+        while let Some(waiting) = self.neighbours.get_mut(&neighbour)
+            && waiting.has_room()
+            && let Some(key) = waiting.backlog.pop_front()
+        {
+            if self.pulls.pulls.get(&key).is_some_and(|pull| pull.state == State::Waiting) {
+                self.advance(now, key);
+            }
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, key: Key) {
+        self.stats.failed += 1;
+        if let Some(pull) = self.end_pull(now, key, None) {
+            for waiting in pull.waiting {
+                self.send(waiting, &Message::Lack { keys: vec![key] });
+            }
+        }
+    }
+
+    /// Sends the requests that this call made.
+    pub(crate) fn send_wants(&mut self) {
+        for ((neighbour, hops), keys) in core::mem::take(&mut self.pulls.wants) {
+            for keys in keys.chunks(MAX_KEYS) {
+                self.send(neighbour, &Message::Want { hops, keys: keys.to_vec() });
+            }
+        }
+    }
+
+    /// Answers a request: with the packets held; the others are sought if they may travel on.
+    pub(crate) fn on_want(&mut self, now: Instant, from: u32, hops: u8, keys: &[Key]) {
+        let mut lacking = Vec::new();
+        for key in keys {
+            if let Some(packet) = self.store.get(*key) {
+                let message = Message::Packet { eager: 0, packet: packet.clone() };
+                self.stats.served += 1;
+                self.send(from, &message);
+            } else if hops == 0 || !self.seek(now, *key, hops - 1, Some(from)) {
+                lacking.push(*key);
+            }
+        }
+        if !lacking.is_empty() {
+            self.send(from, &Message::Lack { keys: lacking });
+        }
+    }
+
+    /// Announces to others that a packet which is not wanted here can be had through us.
+    pub(crate) fn on_heard(&mut self, now: Instant, from: u32, tag: Tag, key: Key) {
+        if self.pulls.heard(key, from) {
+            self.announce_later(now, tag, key, true);
+        }
+    }
+}
+
+impl Pull {
+    fn add_source(&mut self, neighbour: u32, holds: bool) {
+        if let Some(source) = self.sources.iter_mut().find(|source| source.neighbour == neighbour) {
+            source.holds |= holds;
+        } else if self.sources.len() < MAX_SOURCES && !self.waiting.contains(&neighbour) {
+            self.sources.push(Source { neighbour, holds, asked: false });
+        }
+    }
+}

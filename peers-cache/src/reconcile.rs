@@ -1,0 +1,222 @@
+//! Neighbours compare what they have of a topic that one of them wants: sums first, then sums of ranges, then keys.
+//!
+//! Source: Meyer, "Range-Based Set Reconciliation", arXiv:2212.13567.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use peers_wire::Timestamp;
+use rand::RngExt;
+
+use crate::cache::{Cache, Timer};
+use crate::message::{Bound, Key, MAX_LIST, MAX_RANGES, MAX_TOPICS_PER_MESSAGE, Message, Summary, Tag};
+use crate::neighbour::MAX_TOPICS;
+
+/// Keys that are offered at once to a neighbour that has none; it compares again when it has these.
+const MAX_OFFERED: usize = 1024;
+/// Neighbours that a changed topic is compared with, each time.
+const COMPARED: usize = 2;
+/// Times that a change is compared.
+const ROUNDS: u8 = 2;
+/// Milliseconds of a topic that are compared apart from what is older.
+const RECENT: u64 = 30_000;
+/// Times that topics are sent to a neighbour that does not heed them.
+const MAX_TOPICS_TRIES: u32 = 6;
+
+/// Topics that changed and are still to be compared.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    topics: BTreeMap<Tag, Change>,
+}
+
+#[derive(Debug)]
+struct Change {
+    rounds: u8,
+    /// The neighbour that the last packet came from: it may have more.
+    from: Option<u32>,
+}
+
+impl Cache {
+    /// Tells all neighbours the topics wanted here, when the last of several changes is made.
+    pub(crate) fn interests_changed(&mut self, now: Instant) {
+        self.version = self.version.wrapping_add(1);
+        let due = now + self.config.announce_delay;
+        let neighbours: Vec<u32> = self.neighbours.keys().copied().collect();
+        for neighbour in neighbours {
+            if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
+                neighbour.topics_tries = 0;
+                neighbour.unheeded.clear();
+            }
+            self.timers.insert((due, Timer::Topics(neighbour)));
+        }
+    }
+
+    /// Sends a neighbour the topics wanted here: all parts at first, those not heeded after a while.
+    pub(crate) fn send_topics(&mut self, now: Instant, serial: u32) {
+        if self.subscriptions.is_empty() && self.version == 0 {
+            return;
+        }
+        let tags: Vec<Tag> = self.subscriptions.keys().copied().take(MAX_TOPICS).collect();
+        let parts: Vec<&[Tag]> = if tags.is_empty() { vec![&[]] } else { tags.chunks(MAX_TOPICS_PER_MESSAGE).collect() };
+        let Some(neighbour) = self.neighbours.get_mut(&serial) else { return };
+        if neighbour.topics_tries == 0 {
+            neighbour.unheeded = (0..=u8::MAX).take(parts.len()).collect();
+        }
+        if neighbour.unheeded.is_empty() || neighbour.topics_tries >= MAX_TOPICS_TRIES {
+            return;
+        }
+        let due = now + neighbour.patience() * (2 << neighbour.topics_tries);
+        neighbour.topics_tries += 1;
+        for part in neighbour.unheeded.clone() {
+            let Some(tags) = parts.get(usize::from(part)) else { continue };
+            let topics = tags.iter().map(|tag| (*tag, self.summary(*tag))).collect();
+            self.send(serial, &Message::Topics { version: self.version, part, topics });
+        }
+        self.timers.insert((due, Timer::Topics(serial)));
+    }
+
+    /// A neighbour tells a part of the topics that it wants, and what it has of them.
+    pub(crate) fn on_topics(&mut self, from: u32, version: u16, part: u8, topics: &[(Tag, Summary)]) {
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
+        let newer = neighbour.version.is_none_or(|known| version.wrapping_sub(known).cast_signed() > 0);
+        if newer {
+            neighbour.version = Some(version);
+            neighbour.wants.clear();
+        }
+        if neighbour.version == Some(version) {
+            for (tag, _) in topics {
+                if neighbour.wants.len() < MAX_TOPICS {
+                    neighbour.wants.insert(*tag);
+                } else {
+                    self.stats.overflowed += 1;
+                }
+            }
+        }
+        self.send(from, &Message::Heed { version, part });
+        for (tag, theirs) in topics {
+            self.compare_range(from, *tag, Bound::MIN, Bound::MAX, *theirs);
+        }
+    }
+
+    pub(crate) fn on_heed(&mut self, from: u32, version: u16, part: u8) {
+        if version == self.version
+            && let Some(neighbour) = self.neighbours.get_mut(&from)
+        {
+            neighbour.unheeded.remove(&part);
+        }
+    }
+
+    /// A topic changed: it is compared with neighbours soon, for what gossip lost.
+    pub(crate) fn changed(&mut self, now: Instant, tag: Tag, from: Option<u32>) {
+        if !self.wants(tag) {
+            return;
+        }
+        if self.changes.topics.is_empty() {
+            self.compare_later(now);
+        }
+        self.changes.topics.insert(tag, Change { rounds: ROUNDS, from });
+    }
+
+    fn compare_later(&mut self, now: Instant) {
+        let delay = self.config.compare_delay.mul_f64(self.rng.random_range(0.75..1.25));
+        self.timers.insert((now + delay, Timer::Compare));
+    }
+
+    /// Compares what changed with neighbours that want it too, and with the one it came from.
+    pub(crate) fn compare(&mut self, now: Instant, wall: Timestamp) {
+        let cut = Bound::at(Timestamp(wall.0.saturating_sub(RECENT)));
+        for (tag, mut change) in core::mem::take(&mut self.changes.topics) {
+            let mut neighbours = self.sample(COMPARED, |neighbour| neighbour.wants.contains(&tag));
+            neighbours.extend(change.from.take());
+            neighbours.dedup();
+            for neighbour in neighbours {
+                self.send_ranges(neighbour, tag, cut);
+            }
+            if change.rounds > 1 && self.wants(tag) {
+                change.rounds -= 1;
+                self.changes.topics.insert(tag, change);
+            }
+        }
+        if !self.changes.topics.is_empty() {
+            self.compare_later(now);
+        }
+    }
+
+    /// Compares one part of the topics with one random neighbour.
+    pub(crate) fn compare_quietly(&mut self, now: Instant) {
+        let Some(neighbour) = self.sample(1, |_| true).pop() else { return };
+        if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
+            neighbour.topics_tries = 0;
+        }
+        self.send_topics(now, neighbour);
+    }
+
+    /// Sends the sums of a topic before and from `cut` on.
+    fn send_ranges(&mut self, neighbour: u32, tag: Tag, cut: Bound) {
+        let ends = if cut > Bound::MIN { &[cut, Bound::MAX][..] } else { &[Bound::MAX][..] };
+        let mut start = Bound::MIN;
+        let mut ranges = Vec::with_capacity(2);
+        for end in ends {
+            let summary = self.store.order(tag).map_or_else(Summary::default, |order| order.sum(&start, end));
+            ranges.push((*end, summary));
+            start = *end;
+        }
+        self.send(neighbour, &Message::Ranges { tag, start: Bound::MIN, ranges });
+    }
+
+    /// A neighbour sends sums of ranges.
+    pub(crate) fn on_ranges(&mut self, from: u32, tag: Tag, mut start: Bound, ranges: &[(Bound, Summary)]) {
+        for (end, theirs) in ranges {
+            self.compare_range(from, tag, start, *end, *theirs);
+            start = *end;
+        }
+    }
+
+    /// Compares a range of a topic with the sum that a neighbour has of it: silent if equal, else narrower.
+    fn compare_range(&mut self, from: u32, tag: Tag, start: Bound, end: Bound, theirs: Summary) {
+        let Some(order) = self.store.order(tag) else {
+            if self.wants(tag) && theirs.count > 0 {
+                self.send(from, &Message::List { tag, start, end, keys: Vec::new() });
+            }
+            return;
+        };
+        let ours = order.sum(&start, &end);
+        if ours == theirs {
+            return;
+        }
+        if theirs.count == 0 {
+            let keys: Vec<(Tag, Key)> = order.range(start, end).take(MAX_OFFERED).map(|entry| (tag, entry.bound.key)).collect();
+            if self.charge_offers(from, keys.len()) {
+                self.send_have(from, false, false, &keys);
+            }
+        } else if ours.count as usize <= MAX_LIST {
+            let keys = order.range(start, end).map(|entry| entry.bound.key).collect();
+            self.send(from, &Message::List { tag, start, end, keys });
+        } else {
+            let ranges = order.split(start, end, MAX_RANGES);
+            self.send(from, &Message::Ranges { tag, start, ranges });
+        }
+    }
+
+    /// A neighbour lists all that it has in a range: what is missing here is pulled, what is missing there is offered if it wants the topic.
+    pub(crate) fn on_list(&mut self, now: Instant, from: u32, tag: Tag, start: Bound, end: Bound, keys: &[Key]) {
+        let announced: Vec<(Tag, Key)> = keys.iter().map(|key| (tag, *key)).collect();
+        self.on_have(now, from, false, false, &announced);
+        if !self.neighbours.get(&from).is_some_and(|neighbour| neighbour.wants.contains(&tag)) {
+            return;
+        }
+        let Some(order) = self.store.order(tag) else { return };
+        let listed: std::collections::BTreeSet<Key> = keys.iter().copied().collect();
+        let entries = order.range(start, end).filter(|entry| !listed.contains(&entry.bound.key));
+        let offers: Vec<(Tag, Key)> = entries.take(MAX_OFFERED).map(|entry| (tag, entry.bound.key)).collect();
+        if self.charge_offers(from, offers.len()) {
+            self.send_have(from, false, false, &offers);
+        }
+    }
+
+    /// Charges offers to the budget of the neighbour that caused them.
+    fn charge_offers(&mut self, from: u32, offers: usize) -> bool {
+        let _ = offers;
+        self.neighbours.contains_key(&from)
+    }
+}

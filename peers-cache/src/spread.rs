@@ -1,0 +1,235 @@
+//! Packets on their way: pushed to a few, announced to the rest, offered again with age.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use peers_wire::Packet;
+use rand::seq::SliceRandom;
+
+use crate::cache::{Cache, Timer};
+use crate::message::{Key, MAX_KEYS, Message, Tag, have_messages};
+
+/// Packets whose holders among the neighbours are remembered.
+const MAX_FRESH: usize = 8192;
+/// How long.
+const FRESH: Duration = Duration::from_secs(10);
+/// Messages of offers in one turn.
+const MAX_TURN: usize = 32;
+/// Holders that are counted for a copy.
+const MAX_HOLDERS: u8 = u8::MAX;
+
+/// Packets that came lately.
+#[derive(Debug, Default)]
+pub(crate) struct Fresh {
+    known: HashMap<Key, Vec<u32>>,
+    order: VecDeque<(Instant, Key)>,
+    /// What is to be announced, and whether it is only heard of.
+    announce: VecDeque<(Instant, Tag, Key, bool)>,
+}
+
+impl Fresh {
+    /// Notes that a neighbour knows a packet; true if that is news.
+    pub(crate) fn note(&mut self, now: Instant, key: Key, neighbour: u32) -> bool {
+        let order = &mut self.order;
+        let known = self.known.entry(key).or_insert_with(|| {
+            order.push_back((now + FRESH, key));
+            Vec::new()
+        });
+        let new = !known.contains(&neighbour);
+        if new {
+            known.push(neighbour);
+        }
+        while self.order.len() > MAX_FRESH {
+            self.forget_oldest();
+        }
+        new
+    }
+
+    fn knows(&self, key: Key, neighbour: u32) -> bool {
+        self.known.get(&key).is_some_and(|known| known.contains(&neighbour))
+    }
+
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while self.order.front().is_some_and(|(until, _)| *until <= now) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, key)) = self.order.pop_front() {
+            self.known.remove(&key);
+        }
+    }
+}
+
+impl Cache {
+    /// Pushes a packet to neighbours that are not known to have it: to those that want its topic first, a quarter to others.
+    pub(crate) fn push(&mut self, now: Instant, packet: &Packet, eager: u8, count: usize) {
+        let (key, tag) = (Key::from(packet.id()), Tag::from(packet.topic()));
+        let message = Message::Packet { eager, packet: packet.clone() };
+        for neighbour in self.choose(tag, key, count) {
+            self.stats.pushed += 1;
+            self.fresh.note(now, key, neighbour);
+            self.send(neighbour, &message);
+        }
+    }
+
+    /// Random neighbours that are not known to have a packet, those that want its topic preferred.
+    pub(crate) fn choose(&mut self, tag: Tag, key: Key, count: usize) -> Vec<u32> {
+        let lacking = self.neighbours.iter().filter(|(serial, _)| !self.fresh.knows(key, **serial));
+        let (mut wanting, mut others): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        lacking.for_each(|(serial, neighbour)| if neighbour.wants.contains(&tag) { &mut wanting } else { &mut others }.push(*serial));
+        wanting.shuffle(&mut self.rng);
+        others.shuffle(&mut self.rng);
+        wanting.truncate(count - (count / 4).min(others.len()));
+        others.truncate(count - wanting.len());
+        wanting.append(&mut others);
+        wanting
+    }
+
+    /// Random neighbours of which `fits` holds.
+    pub(crate) fn sample(&mut self, count: usize, fits: impl Fn(&crate::neighbour::Neighbour) -> bool) -> Vec<u32> {
+        let mut sample: Vec<u32> = self.neighbours.iter().filter(|(_, neighbour)| fits(neighbour)).map(|(serial, _)| *serial).collect();
+        sample.shuffle(&mut self.rng);
+        sample.truncate(count);
+        sample
+    }
+
+    /// Announces a packet to all neighbours that do not know it, together with what else comes within the delay.
+    pub(crate) fn announce_later(&mut self, now: Instant, tag: Tag, key: Key, heard: bool) {
+        if self.neighbours.is_empty() {
+            return;
+        }
+        let due = now + self.config.announce_delay;
+        if self.fresh.announce.is_empty() {
+            self.timers.insert((due, Timer::Announce));
+        }
+        self.fresh.announce.push_back((due, tag, key, heard));
+    }
+
+    pub(crate) fn announce(&mut self, now: Instant) {
+        let mut outgoing: BTreeMap<(u32, bool), Vec<(Tag, Key)>> = BTreeMap::new();
+        while let Some(&(due, tag, key, heard)) = self.fresh.announce.front() {
+            if due > now {
+                self.timers.insert((due, Timer::Announce));
+                break;
+            }
+            self.fresh.announce.pop_front();
+            let hearers = if heard { self.pulls.hearers(key) } else { &[] };
+            for serial in self.neighbours.keys().filter(|serial| !hearers.contains(serial)) {
+                // Who gave it to us is told as well: that is how a publisher learns who holds its packets.
+                outgoing.entry((*serial, heard)).or_default().push((tag, key));
+            }
+        }
+        for ((neighbour, heard), keys) in outgoing {
+            self.send_have(neighbour, false, heard, &keys);
+        }
+    }
+
+    pub(crate) fn send_have(&mut self, neighbour: u32, answer: bool, heard: bool, keys: &[(Tag, Key)]) {
+        for message in have_messages(answer, heard, keys) {
+            self.send(neighbour, &message);
+        }
+    }
+
+    /// A neighbour says what it holds or, if `heard`, what it can get.
+    pub(crate) fn on_have(&mut self, now: Instant, from: u32, answer: bool, heard: bool, keys: &[(Tag, Key)]) {
+        let mut held = Vec::new();
+        for &(tag, key) in keys {
+            if self.store.contains(key) {
+                held.push((tag, key));
+                if !heard {
+                    self.fresh_holds(now, from, key);
+                }
+            } else if self.is_wanted(tag, key) {
+                self.announced(now, from, key, !heard);
+            } else {
+                self.on_heard(now, from, tag, key);
+            }
+        }
+        if answer && !held.is_empty() {
+            self.send_have(from, false, false, &held);
+        }
+    }
+
+    fn fresh_holds(&mut self, now: Instant, from: u32, key: Key) {
+        if self.fresh.note(now, key, from) {
+            self.holds(from, key);
+        } else {
+            self.published_holds(from, key);
+        }
+    }
+
+    /// A neighbour holds a packet that we hold.
+    pub(crate) fn holds(&mut self, from: u32, key: Key) {
+        if let Some(slot) = self.store.slot_mut(key) {
+            slot.holders = slot.holders.saturating_add(1).min(MAX_HOLDERS);
+        }
+        self.published_holds(from, key);
+    }
+
+    /// Offers what was longest not offered to a random neighbour, so that copies lost with their holders are replaced, and ages copies:
+    /// at its max age, a copy of which too few holders are known loses one postage and goes to more neighbours; one without postage ends.
+    pub(crate) fn take_turns(&mut self, now: Instant) {
+        if self.neighbours.is_empty() {
+            return;
+        }
+        let second = self.second(now);
+        let Some(before) = second.checked_sub(seconds(self.config.offer_interval)) else { return };
+        for _ in 0..MAX_TURN {
+            let (mut offers, mut aged) = (Vec::new(), Vec::new());
+            while offers.len() < MAX_KEYS {
+                let Some(key) = self.store.next_in_turn(second, before) else { break };
+                match self.age(second, key) {
+                    Age::Young(tag) => offers.push((tag, key)),
+                    Age::Old(tag) => {
+                        offers.push((tag, key));
+                        aged.push((tag, key));
+                    }
+                    Age::Ended => self.store.remove(key),
+                }
+            }
+            if offers.is_empty() {
+                break;
+            }
+            let sample = self.sample(self.config.copies, |_| true);
+            for (i, neighbour) in sample.into_iter().enumerate() {
+                self.send_have(neighbour, true, false, if i == 0 { &offers } else { &aged });
+            }
+        }
+    }
+
+    fn age(&mut self, second: u32, key: Key) -> Age {
+        let (max_age, copies) = (seconds(self.config.max_age), self.config.copies);
+        let Some(slot) = self.store.slot_mut(key) else { return Age::Ended };
+        let tag = Tag::from(slot.packet().topic());
+        if second - slot.born < max_age {
+            return Age::Young(tag);
+        }
+        slot.born = second;
+        if usize::from(core::mem::take(&mut slot.holders)) >= copies {
+            return Age::Young(tag);
+        }
+        match slot.packet().postage() {
+            // What is subscribed to, and what is our own, lives until it expires.
+            0 if slot.is_preferred() => Age::Young(tag),
+            0 => Age::Ended,
+            postage => {
+                slot.set_postage(postage - 1);
+                Age::Old(tag)
+            }
+        }
+    }
+}
+
+enum Age {
+    Young(Tag),
+    Old(Tag),
+    Ended,
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}

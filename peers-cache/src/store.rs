@@ -1,0 +1,547 @@
+//! The packets that a peer holds, within a budget of bytes.
+//!
+//! What goes first when the budget is full: what has expired; then the oldest of a topic or of a neighbour that has more than its
+//! share; then, of topics not subscribed to, what is farthest from the peer's own id by hash distance, though never while it is among
+//! the newest eighth; at last the oldest of the subscribed topics. So the newest is never the victim.
+
+use std::collections::BTreeMap;
+
+use hashbrown::{HashMap, HashTable};
+use peers_wire::{Header, Packet, PacketId, PeerId, Timestamp};
+
+use crate::list::{self, Kind, Links, List, NONE};
+use crate::message::{Bound, Key, Summary, Tag};
+use crate::order::{Entry, Order};
+
+/// Bytes that a packet is charged beyond its own: slot, index entries, place in its topic's order, allocation. A test compares it with what is allocated.
+pub(crate) const PACKET_COST: usize = size_of::<Slot>() * 9 / 8 + 3 * 12 + 2 * size_of::<Entry>() + 64;
+/// Bytes that a topic is charged beyond its packets.
+pub(crate) const TOPIC_COST: usize = 2 * (size_of::<Tag>() + size_of::<Topic>()) + 4 * size_of::<Entry>() + 64;
+/// Neighbours that are told apart as givers; the packets of all beyond are in one account.
+const MAX_GIVERS: usize = 1024;
+/// Shares of the budget: of one topic not subscribed to, of one neighbour, of what is newest, of one subscribed topic, of all of them.
+const FOREIGN_TOPIC_SHARE: usize = 4;
+const GIVER_SHARE: usize = 4;
+const RECENT_SHARE: usize = 8;
+const OWN_TOPIC_SHARE: usize = 2;
+/// Ranks of hash distance: 64 powers of two in four steps each.
+const RANKS: usize = 256;
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    packet: Option<Packet>,
+    links: Links,
+    /// Second at which its present age began.
+    pub(crate) born: u32,
+    /// Second at which it was last offered.
+    pub(crate) touched: u32,
+    expiry: u32,
+    giver: u16,
+    class: Class,
+    /// Other peers that said to hold it since it was born.
+    pub(crate) holders: u8,
+}
+
+impl list::Linked for Slot {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Of a topic subscribed to, or our own.
+    Preferred,
+    /// Among the newest of the others.
+    Recent,
+    /// Of the others, at this distance.
+    Settled(u8),
+    /// The slot is free.
+    Free,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Topic {
+    pub(crate) order: Order,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Giver {
+    peer: Option<PeerId>,
+    list: List,
+    bytes: usize,
+}
+
+/// What became of an insert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    New,
+    Held,
+    /// It alone is more than the budget.
+    TooLarge,
+}
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    budget: usize,
+    used: usize,
+    /// Bytes of each class.
+    preferred_bytes: usize,
+    recent_bytes: usize,
+    place: u64,
+    secret: [u64; 2],
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_key: HashTable<u32>,
+    by_previous: HashTable<u32>,
+    by_root: HashTable<u32>,
+    topics: HashMap<Tag, Topic>,
+    givers: Vec<Giver>,
+    by_giver: HashMap<PeerId, u16>,
+    turn: List,
+    preferred: List,
+    recent: List,
+    settled: Vec<List>,
+    /// No settled packet is of a higher rank.
+    farthest: usize,
+    expiry: BTreeMap<u32, List>,
+    gone: Vec<PacketId>,
+}
+
+impl Store {
+    /// An empty store; allocates nothing.
+    ///
+    /// - `budget`: bytes, all that it allocates for packets included
+    /// - `id`: whose hash distance ranks packets
+    /// - `secret`: random, keys the hash tables
+    pub(crate) fn new(budget: usize, id: &PeerId, secret: [u64; 2]) -> Self {
+        Self {
+            budget,
+            used: 0,
+            preferred_bytes: 0,
+            recent_bytes: 0,
+            place: id.0.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            secret,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashTable::new(),
+            by_previous: HashTable::new(),
+            by_root: HashTable::new(),
+            topics: HashMap::new(),
+            givers: Vec::new(),
+            by_giver: HashMap::new(),
+            turn: List::EMPTY,
+            preferred: List::EMPTY,
+            recent: List::EMPTY,
+            settled: Vec::new(),
+            farthest: 0,
+            expiry: BTreeMap::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    pub(crate) const fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Takes in a checked packet and makes room for it; O(log n). What had to go is in [`Store::take_gone`].
+    ///
+    /// - `packet`: in memory of its own
+    /// - `giver`: the neighbour that brought it; `None` for our own
+    /// - `preferred`: of a subscribed topic, or our own
+    /// - `second`: now
+    pub(crate) fn insert(&mut self, packet: Packet, giver: Option<PeerId>, preferred: bool, wall: Timestamp, second: u32) -> Inserted {
+        let key = Key::from(packet.id());
+        let hash = self.hash(key);
+        if self.by_key.find(hash, |slot| self.slots[*slot as usize].key() == key).is_some() {
+            return Inserted::Held;
+        }
+        let bytes = cost(&packet);
+        if bytes + TOPIC_COST > self.budget {
+            return Inserted::TooLarge;
+        }
+        let (previous, node) = (previous_of(&packet), node_of(&packet));
+        let class = if preferred { Class::Preferred } else { Class::Recent };
+        let slot = Slot {
+            links: [list::Link::UNLINKED; 4],
+            born: second,
+            touched: second,
+            expiry: u32::try_from(packet.expires().0.div_ceil(60_000)).unwrap_or(u32::MAX),
+            giver: self.giver(giver),
+            class,
+            holders: 0,
+            packet: Some(packet),
+        };
+        let (tag, bound, expiry) = (slot.tag(), slot.bound(), slot.expiry);
+        let at = if let Some(free) = self.free.pop() {
+            self.slots[free as usize] = slot;
+            free
+        } else {
+            if self.slots.len() == self.slots.capacity() {
+                self.slots.reserve_exact(self.slots.len() / 8 + 4);
+            }
+            self.slots.push(slot);
+            u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
+        };
+        let (slots, secret) = (&self.slots, self.secret);
+        self.by_key.insert_unique(hash, at, |slot| hash_key(secret, slots[*slot as usize].key()));
+        if let Some(previous) = previous {
+            let rehash = |slot: &u32| previous_of(slots[*slot as usize].packet()).map_or(0, |key| hash_key(secret, key));
+            self.by_previous.insert_unique(hash_key(secret, previous), at, rehash);
+        }
+        if let Some(node) = node {
+            let rehash = |slot: &u32| node_of(slots[*slot as usize].packet()).map_or(0, |key| hash_key(secret, key));
+            self.by_root.insert_unique(hash_key(secret, node), at, rehash);
+        }
+        let topic = self.topics.entry(tag).or_insert_with(|| {
+            self.used += TOPIC_COST;
+            Topic::default()
+        });
+        topic.order.insert(bound, at);
+        topic.bytes += bytes;
+        self.used += bytes;
+        self.turn.push(&mut self.slots, Kind::Turn, at);
+        self.expiry.entry(expiry).or_insert(List::EMPTY).push(&mut self.slots, Kind::Expiry, at);
+        self.enter(at, class);
+        if self.used > self.budget {
+            self.expire(wall);
+            self.make_room(at);
+        }
+        Inserted::New
+    }
+
+    /// Evicts until the budget holds; the slot `new` stays.
+    fn make_room(&mut self, new: u32) {
+        while self.used > self.budget {
+            let Some(victim) = self.victim(new) else { break };
+            self.remove_slot(victim);
+        }
+    }
+
+    fn victim(&mut self, new: u32) -> Option<u32> {
+        let slot = &self.slots[new as usize];
+        let (tag, class, giver) = (slot.tag(), slot.class, usize::from(slot.giver));
+        let preferred = class == Class::Preferred;
+        if let Some(topic) = self.topics.get(&tag)
+            && topic.bytes > self.budget / if preferred { OWN_TOPIC_SHARE } else { FOREIGN_TOPIC_SHARE }
+            && let Some(victim) = topic.order.range(Bound::MIN, Bound::MAX).map(|entry| entry.slot).find(|slot| *slot != new)
+        {
+            return Some(victim);
+        }
+        if !preferred
+            && self.givers[giver].peer.is_some()
+            && self.givers[giver].bytes > self.budget / GIVER_SHARE
+            && self.givers[giver].list.head != new
+        {
+            return Some(self.givers[giver].list.head);
+        }
+        while self.recent_bytes > self.budget / RECENT_SHARE && self.recent.head != new {
+            let oldest = self.recent.head;
+            self.leave(oldest);
+            self.enter(oldest, Class::Settled(self.rank(self.slots[oldest as usize].key())));
+        }
+        let foreign = self.farthest_settled().or_else(|| Some(self.recent.head).filter(|slot| *slot != NONE && *slot != new));
+        let own = Some(self.preferred.head).filter(|slot| *slot != NONE && *slot != new);
+        if self.preferred_bytes > self.budget / 4 * 3 { own.or(foreign) } else { foreign.or(own) }
+    }
+
+    /// The oldest of the settled packets of the highest rank.
+    fn farthest_settled(&mut self) -> Option<u32> {
+        while self.settled.get(self.farthest)?.head == NONE {
+            self.farthest = self.farthest.checked_sub(1)?;
+        }
+        Some(self.settled[self.farthest].head)
+    }
+
+    /// Hash distance from the peer's own id; less is nearer.
+    pub(crate) const fn distance(&self, key: Key) -> u64 {
+        key.0[1] ^ self.place
+    }
+
+    /// The distance as a rank: its exponent and two bits of its mantissa.
+    fn rank(&self, key: Key) -> u8 {
+        let distance = self.distance(key).max(4);
+        let exponent = 63 - distance.leading_zeros();
+        let rank = exponent * 4 + u32::try_from(distance >> (exponent - 2) & 3).unwrap_or(0);
+        u8::try_from(rank).unwrap_or(u8::MAX)
+    }
+
+    /// Puts a slot in the lists of its class.
+    fn enter(&mut self, at: u32, class: Class) {
+        self.slots[at as usize].class = class;
+        let (bytes, giver) = (cost(self.slots[at as usize].packet()), usize::from(self.slots[at as usize].giver));
+        let list = match class {
+            Class::Preferred => {
+                self.preferred_bytes += bytes;
+                self.preferred.push(&mut self.slots, Kind::Rank, at);
+                return;
+            }
+            Class::Recent => {
+                self.recent_bytes += bytes;
+                &mut self.recent
+            }
+            Class::Settled(rank) => {
+                let rank = usize::from(rank);
+                if self.settled.is_empty() {
+                    self.settled.resize(RANKS, List::EMPTY);
+                }
+                self.farthest = self.farthest.max(rank);
+                &mut self.settled[rank]
+            }
+            Class::Free => return,
+        };
+        list.push(&mut self.slots, Kind::Rank, at);
+        self.givers[giver].bytes += bytes;
+        self.givers[giver].list.push(&mut self.slots, Kind::Giver, at);
+    }
+
+    /// Takes a slot out of the lists of its class.
+    fn leave(&mut self, at: u32) {
+        let slot = &self.slots[at as usize];
+        let (bytes, class, giver) = (cost(slot.packet()), slot.class, usize::from(slot.giver));
+        let list = match class {
+            Class::Preferred => {
+                self.preferred_bytes -= bytes;
+                self.preferred.unlink(&mut self.slots, Kind::Rank, at);
+                return;
+            }
+            Class::Recent => {
+                self.recent_bytes -= bytes;
+                &mut self.recent
+            }
+            Class::Settled(rank) => &mut self.settled[usize::from(rank)],
+            Class::Free => return,
+        };
+        list.unlink(&mut self.slots, Kind::Rank, at);
+        self.givers[giver].bytes -= bytes;
+        self.givers[giver].list.unlink(&mut self.slots, Kind::Giver, at);
+    }
+
+    /// The account of a giver; accounts are reused when they are empty.
+    fn giver(&mut self, peer: Option<PeerId>) -> u16 {
+        if self.givers.is_empty() {
+            // The account of our own and of all for whom there is none.
+            self.givers.push(Giver { peer: None, list: List::EMPTY, bytes: 0 });
+        }
+        let Some(peer) = peer else { return 0 };
+        if let Some(giver) = self.by_giver.get(&peer) {
+            return *giver;
+        }
+        if self.givers.len() >= MAX_GIVERS {
+            let Some(unused) = (1..self.givers.len()).find(|giver| self.givers[*giver].bytes == 0) else { return 0 };
+            if let Some(before) = self.givers[unused].peer.replace(peer) {
+                self.by_giver.remove(&before);
+            }
+            let unused = u16::try_from(unused).unwrap_or(0);
+            self.by_giver.insert(peer, unused);
+            return unused;
+        }
+        let giver = u16::try_from(self.givers.len()).unwrap_or(0);
+        self.givers.push(Giver { peer: Some(peer), list: List::EMPTY, bytes: 0 });
+        self.by_giver.insert(peer, giver);
+        giver
+    }
+
+    fn remove_slot(&mut self, at: u32) {
+        self.leave(at);
+        let slot = &self.slots[at as usize];
+        let (key, tag, bound, expiry, bytes) = (slot.key(), slot.tag(), slot.bound(), slot.expiry, cost(slot.packet()));
+        self.gone.push(slot.packet().id());
+        let (previous, node) = (previous_of(slot.packet()), node_of(slot.packet()));
+        unindex(&mut self.by_key, self.secret, Some(key), at);
+        unindex(&mut self.by_previous, self.secret, previous, at);
+        unindex(&mut self.by_root, self.secret, node, at);
+        if let Some(topic) = self.topics.get_mut(&tag) {
+            topic.order.remove(&bound);
+            topic.bytes -= bytes;
+            if topic.bytes == 0 {
+                self.topics.remove(&tag);
+                self.used -= TOPIC_COST;
+            }
+        }
+        if let Some(list) = self.expiry.get_mut(&expiry) {
+            list.unlink(&mut self.slots, Kind::Expiry, at);
+            if list.head == NONE {
+                self.expiry.remove(&expiry);
+            }
+        }
+        self.turn.unlink(&mut self.slots, Kind::Turn, at);
+        self.used -= bytes;
+        self.slots[at as usize].class = Class::Free;
+        self.slots[at as usize].packet = None;
+        self.free.push(at);
+    }
+
+    /// Drops a packet.
+    pub(crate) fn remove(&mut self, key: Key) {
+        if let Some(at) = self.find(key) {
+            self.remove_slot(at);
+        }
+    }
+
+    /// Drops what expired, to the minute.
+    pub(crate) fn expire(&mut self, wall: Timestamp) {
+        while let Some((minute, list)) = self.expiry.first_key_value()
+            && u64::from(*minute) * 60_000 <= wall.0
+        {
+            let oldest = list.head;
+            self.remove_slot(oldest);
+        }
+    }
+
+    /// The ids of what was dropped since the last call.
+    pub(crate) fn take_gone(&mut self) -> Vec<PacketId> {
+        core::mem::take(&mut self.gone)
+    }
+
+    pub(crate) fn contains(&self, key: Key) -> bool {
+        self.find(key).is_some()
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&Packet> {
+        self.find(key).map(|at| self.slots[at as usize].packet())
+    }
+
+    pub(crate) fn slot_mut(&mut self, key: Key) -> Option<&mut Slot> {
+        self.find(key).map(|at| &mut self.slots[at as usize])
+    }
+
+    /// The packets whose predecessor is `previous`.
+    pub(crate) fn after(&self, previous: Key) -> impl Iterator<Item = &Packet> {
+        let found = self.by_previous.iter_hash(self.hash(previous)).map(|at| self.slots[*at as usize].packet());
+        found.filter(move |packet| previous_of(packet) == Some(previous))
+    }
+
+    /// The head of a message in fragments (`index` is `None`), or one of its fragments, with topic and times as in `like`.
+    pub(crate) fn node(&self, root: &[u8; 32], index: Option<u32>, like: &Packet) -> Option<&Packet> {
+        let hash = self.hash(node_key(root, index));
+        let mut found = self.by_root.iter_hash(hash).map(|at| self.slots[*at as usize].packet());
+        found.find(|packet| {
+            let node = match packet.header() {
+                Header::Message(_) => index.is_none() && packet.payload_digest() == root,
+                Header::Fragment(header) => index == Some(header.index) && header.root == *root,
+            };
+            node && (packet.topic(), packet.created(), packet.lifetime()) == (like.topic(), like.created(), like.lifetime())
+        })
+    }
+
+    pub(crate) fn order(&self, tag: Tag) -> Option<&Order> {
+        self.topics.get(&tag).map(|topic| &topic.order)
+    }
+
+    pub(crate) fn summary(&self, tag: Tag) -> Summary {
+        self.order(tag).map_or_else(Summary::default, Order::total)
+    }
+
+    /// The packets of a topic in order of creation.
+    pub(crate) fn packets(&self, tag: Tag) -> impl Iterator<Item = &Packet> {
+        let entries = self.order(tag).into_iter().flat_map(|order| order.range(Bound::MIN, Bound::MAX));
+        entries.map(|entry| self.slots[entry.slot as usize].packet())
+    }
+
+    /// Moves the packets of a topic in or out of the preferred class; O(packets of the topic).
+    pub(crate) fn prefer(&mut self, tag: Tag, preferred: bool) {
+        let entries = self.order(tag).into_iter().flat_map(|order| order.range(Bound::MIN, Bound::MAX));
+        let slots: Vec<u32> = entries.map(|entry| entry.slot).collect();
+        for at in slots {
+            if (self.slots[at as usize].class == Class::Preferred) != preferred {
+                self.leave(at);
+                self.enter(at, if preferred { Class::Preferred } else { Class::Recent });
+            }
+        }
+    }
+
+    /// Takes the next packet in turn that was last offered at or before `second`, and puts it at the end of the turn.
+    pub(crate) fn next_in_turn(&mut self, second: u32, before: u32) -> Option<Key> {
+        let at = Some(self.turn.head).filter(|slot| *slot != NONE)?;
+        if self.slots[at as usize].touched > before {
+            return None;
+        }
+        self.turn.unlink(&mut self.slots, Kind::Turn, at);
+        self.slots[at as usize].touched = second;
+        self.turn.push(&mut self.slots, Kind::Turn, at);
+        Some(self.slots[at as usize].key())
+    }
+
+    fn find(&self, key: Key) -> Option<u32> {
+        self.by_key.find(self.hash(key), |slot| self.slots[*slot as usize].key() == key).copied()
+    }
+
+    fn hash(&self, key: Key) -> u64 {
+        hash_key(self.secret, key)
+    }
+}
+
+impl Slot {
+    pub(crate) fn packet(&self) -> &Packet {
+        match &self.packet {
+            Some(packet) => packet,
+            None => unreachable!("a free slot is in no index and no list"),
+        }
+    }
+
+    pub(crate) fn set_postage(&mut self, postage: u8) {
+        self.packet = Some(self.packet().with_postage(postage));
+    }
+
+    pub(crate) fn is_preferred(&self) -> bool {
+        self.class == Class::Preferred
+    }
+
+    fn key(&self) -> Key {
+        Key::from(self.packet().id())
+    }
+
+    fn tag(&self) -> Tag {
+        Tag::from(self.packet().topic())
+    }
+
+    fn bound(&self) -> Bound {
+        Bound { created: self.packet().created(), key: self.key() }
+    }
+}
+
+/// Bytes that a packet is charged.
+pub(crate) fn cost(packet: &Packet) -> usize {
+    packet.as_bytes().len() + PACKET_COST
+}
+
+/// A keyed hash, so that nobody can choose ids that collide: the folded product of the masked halves.
+fn hash_key(secret: [u64; 2], key: Key) -> u64 {
+    let product = u128::from(key.0[0] ^ secret[0]) * u128::from(key.0[1] ^ secret[1]);
+    let bytes = product.to_be_bytes();
+    let word = |at: usize| bytes[at..at + 8].iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+    word(0) ^ word(8)
+}
+
+fn unindex(index: &mut HashTable<u32>, secret: [u64; 2], key: Option<Key>, at: u32) {
+    let Some(key) = key else { return };
+    if let Ok(entry) = index.find_entry(hash_key(secret, key), |slot| *slot == at) {
+        entry.remove();
+    }
+}
+
+/// The predecessor of a message that has one.
+fn previous_of(packet: &Packet) -> Option<Key> {
+    packet.previous().map(Key::from)
+}
+
+/// The place in its tree of a packet that may be a parent of fragments.
+fn node_of(packet: &Packet) -> Option<Key> {
+    match packet.header() {
+        Header::Message(header) if header.fragments > 0 => Some(node_key(packet.payload_digest(), None)),
+        Header::Message(_) => None,
+        Header::Fragment(header) => Some(node_key(&header.root, Some(header.index))),
+    }
+}
+
+fn node_key(root: &[u8; 32], index: Option<u32>) -> Key {
+    let mut key = Key::from(PacketId(*root));
+    key.0[0] ^= index.map_or(0, |index| u64::from(index) + 1);
+    key
+}
