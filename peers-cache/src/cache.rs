@@ -147,10 +147,9 @@ impl Cache {
     }
 
     /// The session with `peer` is gone.
-    pub fn peer_disconnected(&mut self, now: Instant, peer: PeerId) {
+    pub fn peer_disconnected(&mut self, _now: Instant, peer: PeerId) {
         if let Some(serial) = self.serials.remove(&peer) {
             self.neighbours.remove(&serial);
-            let _ = now;
         }
     }
 
@@ -159,7 +158,7 @@ impl Cache {
     /// - `packets`: signed; a head first, then its fragments, parents before children
     pub fn publish(&mut self, now: Instant, wall: Timestamp, packets: Vec<Packet>) {
         self.spread(now, wall, packets);
-        self.finish(now);
+        self.finish();
     }
 
     /// Asks for a packet by id, wherever it is; it comes as [`Event::Packet`], at once if it is held.
@@ -181,11 +180,11 @@ impl Cache {
         }
         self.gone.forget(key);
         self.seek(now, key, crate::message::MAX_HOPS / 2, None);
-        self.finish(now);
+        self.finish();
     }
 
     /// Asks neighbours for the successors of a packet; those not held come as [`Event::Packet`].
-    pub fn request_next(&mut self, now: Instant, link: Link) {
+    pub fn request_next(&mut self, _now: Instant, link: Link) {
         let key = Key::from(link);
         if self.awaited.len() >= MAX_AWAITED {
             self.awaited.pop_front();
@@ -194,7 +193,7 @@ impl Cache {
         for neighbour in self.sample(self.config.relay_to, |_| true) {
             self.send(neighbour, &Message::Next { keys: vec![key] });
         }
-        self.finish(now);
+        self.finish();
     }
 
     /// The packets held whose predecessor is `link`.
@@ -224,7 +223,7 @@ impl Cache {
             self.events.push_back(Event::Packet(packet));
         }
         self.start_ticking(now);
-        self.finish(now);
+        self.finish();
     }
 
     /// A message came from a connected peer.
@@ -254,7 +253,7 @@ impl Cache {
             Message::Next { keys } => self.on_next(from, &keys),
             Message::Follows { tag, previous, keys } => self.on_follows(now, from, tag, previous, &keys),
         }
-        self.finish(now);
+        self.finish();
     }
 
     /// Does what is due; early and repeated calls do nothing.
@@ -272,7 +271,7 @@ impl Cache {
                 Timer::Tick => self.tick(now, wall),
             }
         }
-        self.finish(now);
+        self.finish();
     }
 
     /// The next message to send.
@@ -410,16 +409,21 @@ impl Cache {
         if self.subscribed(&packet) || awaited || pull.as_ref().is_some_and(|pull| pull.requested) {
             self.events.push_back(Event::Packet(packet.clone()));
         }
-        for neighbour in pull.map(|pull| pull.waiting).unwrap_or_default() {
-            self.stats.served += 1;
-            self.send(neighbour, &Message::Packet { eager: 0, packet: packet.clone() });
-            self.fresh.note(now, key, neighbour);
-        }
         self.fresh.note(now, key, from);
+        if let Some(pull) = pull {
+            for neighbour in pull.holders() {
+                self.fresh.note(now, key, neighbour);
+            }
+            for neighbour in pull.waiting {
+                self.stats.served += 1;
+                self.send(neighbour, &Message::Packet { eager: 0, packet: packet.clone() });
+                self.fresh.note(now, key, neighbour);
+            }
+        }
         if eager > 0 {
             self.push(now, &packet, eager - 1, self.config.relay_to);
         }
-        self.announce_later(now, tag, key, false);
+        self.announce_later(now, tag, key, false, Some(from));
         self.changed(now, tag, Some(from));
         self.pen.take(&packet, |fragment| tree::vouched(&self.store, fragment) != Vouched::Unknown)
     }
@@ -428,7 +432,8 @@ impl Cache {
         for previous in keys {
             let mut after = self.store.after(*previous).peekable();
             let Some(tag) = after.peek().map(|packet| Tag::from(packet.topic())) else { continue };
-            let keys = after.filter(|packet| Tag::from(packet.topic()) == tag).take(MAX_SUCCESSORS).map(|packet| Key::from(packet.id())).collect();
+            let keys =
+                after.filter(|packet| Tag::from(packet.topic()) == tag).take(MAX_SUCCESSORS).map(|packet| Key::from(packet.id())).collect();
             self.send(from, &Message::Follows { tag, previous: *previous, keys });
         }
     }
@@ -504,8 +509,7 @@ impl Cache {
     }
 
     /// The end of every call: requests go out, what was dropped is told.
-    fn finish(&mut self, now: Instant) {
-        let _ = now;
+    fn finish(&mut self) {
         self.send_wants();
         for id in self.store.take_gone() {
             self.stats.dropped += 1;

@@ -1,6 +1,6 @@
 //! The packets of a topic in order of creation, with the sum of any range of them at hand.
 
-use crate::message::{Bound, Key, Summary};
+use crate::message::{Bound, Summary};
 
 /// Entries of a chunk at most.
 const CHUNK: usize = 64;
@@ -87,11 +87,6 @@ impl Order {
         }
     }
 
-    /// The packet that comes first.
-    pub(crate) fn first(&self) -> Option<Entry> {
-        self.chunks.first().map(|chunk| chunk.entries[0])
-    }
-
     /// The sum over `start..end`.
     pub(crate) fn sum(&self, start: &Bound, end: &Bound) -> Summary {
         let mut summary = Summary::default();
@@ -151,6 +146,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Key;
     use peers_wire::Timestamp;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -183,7 +179,6 @@ mod tests {
             let (start, end) = (bound(a).min(bound(b)), bound(a).max(bound(b)));
             prop_assert_eq!(order.total(), naive(&model, Bound::MIN, Bound::MAX));
             prop_assert_eq!(order.sum(&start, &end), naive(&model, start, end));
-            prop_assert_eq!(order.first().map(|e| (e.bound, e.slot)), model.first().copied());
             let range: Vec<_> = order.range(start, end).map(|e| (e.bound, e.slot)).collect();
             prop_assert_eq!(range, model.iter().copied().filter(|(b, _)| *b >= start && *b < end).collect::<Vec<_>>());
         }

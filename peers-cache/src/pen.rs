@@ -53,7 +53,7 @@ impl Pen {
 
     /// The waiting fragments of a packet's tree that can be `decided` now that it is held.
     pub(crate) fn take(&mut self, packet: &Packet, decided: impl Fn(&Packet) -> bool) -> Vec<(u32, Packet)> {
-        let root = root_of(packet).unwrap_or(*packet.payload_digest());
+        let root = root_of(packet).unwrap_or_else(|| *packet.payload_digest());
         let Some(waiting) = self.waiting.get_mut(&root) else { return Vec::new() };
         let taken: Vec<Waiting> = waiting.extract_if(.., |waiting| decided(&waiting.packet)).collect();
         if waiting.is_empty() {

@@ -120,7 +120,7 @@ impl Cache {
                 if i < MAX_PUSHED {
                     self.push(now, &packet, 1, self.config.publish_to);
                 }
-                self.announce_later(now, tag, key, false);
+                self.announce_later(now, tag, key, false, None);
             }
         }
         if !keys.is_empty() {
@@ -145,10 +145,10 @@ impl Cache {
         let Some(counted) = self.published.messages.get_mut(&message).filter(|message| message.offers < MAX_OFFERS) else { return };
         counted.offers += 1;
         let next = FIRST_OFFER * (1 << counted.offers);
-        let Some((tag, _)) = lacking.first() else { return };
-        let targets = self.sample(self.config.copies.max(self.config.publish_to), |_| true);
-        let _ = tag;
-        for neighbour in targets {
+        if lacking.is_empty() {
+            return;
+        }
+        for neighbour in self.sample(self.config.publish_to, |_| true) {
             self.send_have(neighbour, true, false, &lacking);
         }
         self.timers.insert((now + next, Timer::Published(message)));

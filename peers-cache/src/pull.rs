@@ -117,7 +117,8 @@ impl Cache {
         sources.retain(|source| Some(*source) != waiting && self.neighbours.contains_key(source));
         sources.truncate(MAX_SOURCES);
         let exists = self.pulls.pulls.contains_key(&key);
-        let many = waiting.and_then(|waiting| self.neighbours.get(&waiting)).is_some_and(|neighbour| neighbour.pulls >= MAX_PULLS_PER_NEIGHBOUR);
+        let many =
+            waiting.and_then(|waiting| self.neighbours.get(&waiting)).is_some_and(|neighbour| neighbour.pulls >= MAX_PULLS_PER_NEIGHBOUR);
         if !exists && (many || (sources.is_empty() && waiting.is_some()) || !self.start_pull(now, key, waiting)) {
             return false;
         }
@@ -293,12 +294,17 @@ impl Cache {
     /// Announces to others that a packet which is not wanted here can be had through us.
     pub(crate) fn on_heard(&mut self, now: Instant, from: u32, tag: Tag, key: Key) {
         if self.pulls.heard(key, from) {
-            self.announce_later(now, tag, key, true);
+            self.announce_later(now, tag, key, true, None);
         }
     }
 }
 
 impl Pull {
+    /// The neighbours that said to hold it.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = u32> {
+        self.sources.iter().filter(|source| source.holds).map(|source| source.neighbour)
+    }
+
     fn add_source(&mut self, neighbour: u32, holds: bool) {
         if let Some(source) = self.sources.iter_mut().find(|source| source.neighbour == neighbour) {
             source.holds |= holds;

@@ -17,16 +17,25 @@ const MAX_FRESH: usize = 8192;
 const FRESH: Duration = Duration::from_secs(10);
 /// Messages of offers in one turn.
 const MAX_TURN: usize = 32;
-/// Holders that are counted for a copy.
-const MAX_HOLDERS: u8 = u8::MAX;
 
 /// Packets that came lately.
 #[derive(Debug, Default)]
 pub(crate) struct Fresh {
     known: HashMap<Key, Vec<u32>>,
     order: VecDeque<(Instant, Key)>,
-    /// What is to be announced, and whether it is only heard of.
-    announce: VecDeque<(Instant, Tag, Key, bool)>,
+    announce: VecDeque<Announcement>,
+}
+
+/// What is to be announced.
+#[derive(Debug)]
+struct Announcement {
+    due: Instant,
+    tag: Tag,
+    key: Key,
+    /// Not held here, only heard of.
+    heard: bool,
+    /// The neighbour it came from, which is told as well: so a publisher learns who holds its packets.
+    giver: Option<u32>,
 }
 
 impl Fresh {
@@ -97,8 +106,8 @@ impl Cache {
         sample
     }
 
-    /// Announces a packet to all neighbours that do not know it, together with what else comes within the delay.
-    pub(crate) fn announce_later(&mut self, now: Instant, tag: Tag, key: Key, heard: bool) {
+    /// Announces a packet to its giver and to all neighbours that do not know it, together with what else comes within the delay.
+    pub(crate) fn announce_later(&mut self, now: Instant, tag: Tag, key: Key, heard: bool, giver: Option<u32>) {
         if self.neighbours.is_empty() {
             return;
         }
@@ -106,21 +115,22 @@ impl Cache {
         if self.fresh.announce.is_empty() {
             self.timers.insert((due, Timer::Announce));
         }
-        self.fresh.announce.push_back((due, tag, key, heard));
+        self.fresh.announce.push_back(Announcement { due, tag, key, heard, giver });
     }
 
     pub(crate) fn announce(&mut self, now: Instant) {
         let mut outgoing: BTreeMap<(u32, bool), Vec<(Tag, Key)>> = BTreeMap::new();
-        while let Some(&(due, tag, key, heard)) = self.fresh.announce.front() {
-            if due > now {
-                self.timers.insert((due, Timer::Announce));
+        while let Some(next) = self.fresh.announce.front() {
+            if next.due > now {
+                self.timers.insert((next.due, Timer::Announce));
                 break;
             }
-            self.fresh.announce.pop_front();
+            let Some(Announcement { tag, key, heard, giver, .. }) = self.fresh.announce.pop_front() else { break };
             let hearers = if heard { self.pulls.hearers(key) } else { &[] };
-            for serial in self.neighbours.keys().filter(|serial| !hearers.contains(serial)) {
-                // Who gave it to us is told as well: that is how a publisher learns who holds its packets.
-                outgoing.entry((*serial, heard)).or_default().push((tag, key));
+            for serial in self.neighbours.keys() {
+                if giver == Some(*serial) || !(self.fresh.knows(key, *serial) || hearers.contains(serial)) {
+                    outgoing.entry((*serial, heard)).or_default().push((tag, key));
+                }
             }
         }
         for ((neighbour, heard), keys) in outgoing {
@@ -165,7 +175,7 @@ impl Cache {
     /// A neighbour holds a packet that we hold.
     pub(crate) fn holds(&mut self, from: u32, key: Key) {
         if let Some(slot) = self.store.slot_mut(key) {
-            slot.holders = slot.holders.saturating_add(1).min(MAX_HOLDERS);
+            slot.holders = slot.holders.saturating_add(1);
         }
         self.published_holds(from, key);
     }
