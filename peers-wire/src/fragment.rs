@@ -8,7 +8,7 @@ use blake2b_simd::many::{HashManyJob, hash_many};
 use thiserror::Error;
 
 use crate::packet::{digest_params, finish};
-use crate::{DecodeError, FragmentHeader, Header, MAX_PAYLOAD, Packet};
+use crate::{DecodeError, Header, MAX_PAYLOAD, MessageHeader, Packet};
 
 /// Leaves of the largest message.
 pub const MAX_LEAVES: u32 = 16_384;
@@ -79,21 +79,13 @@ impl Split<'_> {
         if self.leaves == 0 {
             return Ok(packets);
         }
-        let shape = Shape::new(self.leaves);
+        let shape = TreeShape::new(self.leaves);
         packets.reserve(shape.total() as usize);
-        let mut fragment = FragmentHeader {
-            postage: header.postage,
-            created: header.created,
-            lifetime: header.lifetime,
-            index: 0,
-            topic: header.topic,
-            root: *head.payload_digest(),
-        };
         let mut parents = &self.root[..];
-        for level in (0..shape.levels).rev() {
+        for (level, indices) in shape.top_down() {
             let content = if level == 0 { self.sealed } else { &self.nodes[level - 1] };
-            for ((index, payload), digest) in shape.level(level).zip(content.chunks(MAX_PAYLOAD)).zip(parents.as_chunks::<DIGEST>().0) {
-                fragment.index = index;
+            for ((index, payload), digest) in indices.zip(content.chunks(MAX_PAYLOAD)).zip(parents.as_chunks::<DIGEST>().0) {
+                let fragment = header.fragment(head.payload_digest(), index);
                 packets.push(Packet::assemble(&Header::Fragment(fragment), payload, *digest)?);
             }
             parents = content;
@@ -116,30 +108,39 @@ fn digests(content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Where everything is in the tree of a message of `n` leaves. Level 0 are the leaves; the root is above the last level.
+/// Where everything is in the tree of a message in fragments: its number of leaves determines it.
+///
+/// Indices count the leaves first, then each level of nodes above; the root, which the head carries, has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
+pub struct TreeShape {
+    /// Fragments of each level, the leaves first.
     counts: [u32; MAX_LEVELS],
-    pub(crate) levels: usize,
+    levels: usize,
 }
 
-/// A place in the tree.
+/// Where the digest of a fragment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) level: usize,
-    position: u32,
+pub struct Parent {
+    /// The fragment that holds it; `None` for the head.
+    pub index: Option<u32>,
+    /// Which of the 32-byte digests in the parent's payload it is.
+    pub slot: usize,
 }
 
-/// Where the digest of a fragment is: in the payload of the root or of another fragment, and in which of its 32-byte slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parent {
-    /// The parent's index; `None` for the root.
-    pub(crate) index: Option<u32>,
-    pub(crate) slot: usize,
+impl Parent {
+    /// The digest, in the parent's payload; `None` if that is too short.
+    pub fn digest<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8; DIGEST]> {
+        payload.as_chunks::<DIGEST>().0.get(self.slot)
+    }
 }
 
-impl Shape {
-    /// The tree over `leaves` leaves, 2 to [`MAX_LEAVES`].
+impl TreeShape {
+    /// The tree under a head; `None` if the message is whole.
+    pub fn of(head: &MessageHeader) -> Option<Self> {
+        (2..=MAX_LEAVES).contains(&head.fragments).then(|| Self::new(head.fragments))
+    }
+
+    /// The tree over 2 to [`MAX_LEAVES`] leaves.
     pub(crate) const fn new(leaves: u32) -> Self {
         let mut counts = [leaves, 0, 0];
         let mut levels = 1;
@@ -150,8 +151,55 @@ impl Shape {
         Self { counts, levels }
     }
 
-    pub(crate) const fn leaves(&self) -> u32 {
+    /// Its leaves, which have the first indices.
+    pub const fn leaves(&self) -> u32 {
         self.counts[0]
+    }
+
+    /// Leaves and nodes: all indices are below it.
+    pub const fn total(&self) -> u32 {
+        self.counts[0] + self.counts[1] + self.counts[2]
+    }
+
+    /// Where the digest of a fragment is; `None` if the message has no such fragment.
+    pub fn parent(&self, index: u32) -> Option<Parent> {
+        let (level, position) = self.place(index)?;
+        if level + 1 == self.levels {
+            return Some(Parent { index: None, slot: position as usize });
+        }
+        let above = self.level(level + 1).start + position / FANOUT;
+        Some(Parent { index: Some(above), slot: (position % FANOUT) as usize })
+    }
+
+    /// The indices of the fragments whose digests the head holds.
+    pub fn under_head(&self) -> Range<u32> {
+        self.level(self.levels - 1)
+    }
+
+    /// The indices of the fragments whose digests a fragment holds; empty for a leaf.
+    pub fn children(&self, index: u32) -> Range<u32> {
+        match self.place(index) {
+            None | Some((0, _)) => 0..0,
+            Some((level, position)) => {
+                let below = self.level(level - 1);
+                let start = below.start + position * FANOUT;
+                start..below.end.min(start + FANOUT)
+            }
+        }
+    }
+
+    /// The lengths that the payload of a fragment may have: one, but for the last leaf; empty if there is no such fragment.
+    pub fn lengths(&self, index: u32) -> Range<usize> {
+        let exactly = |length| length..length + 1;
+        if index >= self.total() {
+            0..0
+        } else if index >= self.leaves() {
+            exactly(self.children(index).len() * DIGEST)
+        } else if index + 1 == self.leaves() {
+            1..MAX_PAYLOAD + 1
+        } else {
+            exactly(MAX_PAYLOAD)
+        }
     }
 
     /// Bytes of the root node.
@@ -159,69 +207,33 @@ impl Shape {
         self.counts[self.levels - 1] as usize * DIGEST
     }
 
-    /// Leaves and nodes, the root apart.
-    pub(crate) const fn total(&self) -> u32 {
-        self.counts[0] + self.counts[1] + self.counts[2]
+    /// The indices of each level, from that under the head to the leaves.
+    pub(crate) fn top_down(self) -> impl Iterator<Item = (usize, Range<u32>)> {
+        (0..self.levels).rev().map(move |level| (level, self.level(level)))
     }
 
-    /// The indices of a level.
-    pub(crate) fn level(&self, level: usize) -> Range<u32> {
+    fn level(&self, level: usize) -> Range<u32> {
         let start = self.counts[..level].iter().sum();
         start..start + self.counts[level]
     }
 
-    /// Where the fragment of this index is; `None` if the message has no such fragment.
-    pub(crate) fn place(&self, index: u32) -> Option<Place> {
-        let mut start = 0;
-        for (level, count) in self.counts.iter().enumerate() {
-            if index - start < *count {
-                return Some(Place { level, position: index - start });
+    /// The level of an index, and its position there.
+    fn place(&self, index: u32) -> Option<(usize, u32)> {
+        let mut position = index;
+        for (level, count) in self.counts.into_iter().enumerate() {
+            if position < count {
+                return Some((level, position));
             }
-            start += count;
+            position -= count;
         }
         None
     }
-
-    pub(crate) fn parent(&self, place: Place) -> Parent {
-        if place.level + 1 == self.levels {
-            return Parent { index: None, slot: place.position as usize };
-        }
-        let index = self.level(place.level + 1).start + place.position / FANOUT;
-        Parent { index: Some(index), slot: (place.position % FANOUT) as usize }
-    }
-
-    /// The indices of the fragments whose digests the fragment at `place` holds; empty for a leaf.
-    pub(crate) fn children(&self, place: Place) -> Range<u32> {
-        if place.level == 0 {
-            return 0..0;
-        }
-        let below = self.level(place.level - 1);
-        let start = below.start + place.position * FANOUT;
-        start..below.end.min(start + FANOUT)
-    }
-
-    /// The lengths that the payload at `place` may have.
-    pub(crate) fn lengths(&self, place: Place) -> core::ops::RangeInclusive<usize> {
-        if place.level > 0 {
-            let length = self.children(place).len() * DIGEST;
-            length..=length
-        } else if place.position + 1 == self.leaves() {
-            1..=MAX_PAYLOAD
-        } else {
-            MAX_PAYLOAD..=MAX_PAYLOAD
-        }
-    }
-}
-
-/// The digest in a slot of a node.
-pub(crate) fn slot(node: &[u8], slot: usize) -> Option<&[u8; DIGEST]> {
-    node.as_chunks::<DIGEST>().0.get(slot)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Link, MessageHeader, Signature, Timestamp, TopicId, payload_digest};
+    use crate::{Link, Signature, Timestamp, TopicId, payload_digest};
     use proptest::prelude::*;
 
     fn head_of(split: &Split<'_>) -> Packet {
@@ -245,21 +257,18 @@ mod tests {
     proptest! {
         #[test]
         fn every_fragment_has_one_place_and_its_parent_knows_it(leaves in leaf_counts(), pick: u32) {
-            let shape = Shape::new(leaves);
+            let shape = TreeShape::new(leaves);
             prop_assert!(shape.root_len() <= MAX_PAYLOAD && shape.total() <= MAX_FRAGMENTS);
-            prop_assert_eq!(shape.place(shape.total()), None);
-            let index = pick % shape.total();
-            let place = shape.place(index).unwrap();
-            prop_assert!(shape.level(place.level).contains(&index));
-            let parent = shape.parent(place);
-            match parent.index {
-                None => prop_assert!(parent.slot * 32 < shape.root_len()),
-                Some(above) => {
-                    let children = shape.children(shape.place(above).unwrap());
-                    prop_assert_eq!(children.start as usize + parent.slot, index as usize);
-                    prop_assert!(children.contains(&index));
-                }
+            for beyond in [shape.total(), u32::MAX] {
+                prop_assert_eq!((shape.parent(beyond), shape.children(beyond), shape.lengths(beyond)), (None, 0..0, 0..0));
             }
+            let index = pick % shape.total();
+            let parent = shape.parent(index).unwrap();
+            let siblings = parent.index.map_or_else(|| shape.under_head(), |above| shape.children(above));
+            prop_assert_eq!(siblings.start as usize + parent.slot, index as usize);
+            prop_assert!(siblings.contains(&index) && siblings.len() <= 32);
+            prop_assert_eq!(shape.children(index).is_empty(), index < leaves);
+            prop_assert_eq!(shape.top_down().map(|(_, indices)| indices.len()).sum::<usize>(), shape.total() as usize);
         }
 
         #[test]
@@ -267,18 +276,17 @@ mod tests {
             let sealed: Vec<u8> = (0..length).map(|i| (i * 31 + i / 1024).to_le_bytes()[0]).collect();
             let split = split(&sealed).unwrap();
             let packets = split.packets(&head_of(&split)).unwrap();
-            let shape = Shape::new(split.leaves);
+            let shape = TreeShape::of(&match packets[0].header() { Header::Message(head) => head, Header::Fragment(_) => unreachable!() }).unwrap();
             prop_assert_eq!(packets.len(), shape.total() as usize + 1);
             let mut known = std::collections::BTreeMap::new();
             for packet in &packets[1..] {
                 prop_assert_eq!(&Packet::decode(packet.as_bytes().clone()).unwrap(), packet);
                 let Header::Fragment(header) = packet.header() else { unreachable!() };
                 prop_assert_eq!(&header.root, packets[0].payload_digest());
-                let place = shape.place(header.index).unwrap();
-                prop_assert!(shape.lengths(place).contains(&packet.payload().len()));
-                let parent = shape.parent(place);
+                prop_assert!(shape.lengths(header.index).contains(&packet.payload().len()));
+                let parent = shape.parent(header.index).unwrap();
                 let node = parent.index.map_or(&split.root[..], |above| known[&above]);
-                prop_assert_eq!(slot(node, parent.slot), Some(&payload_digest(packet.payload())));
+                prop_assert_eq!(parent.digest(node), Some(&payload_digest(packet.payload())));
                 known.insert(header.index, packet.payload());
             }
             let leaves: Vec<u8> = (0..split.leaves).flat_map(|index| known[&index].to_vec()).collect();

@@ -11,7 +11,7 @@ mod packet;
 mod reassembly;
 
 pub use codec::{DecodeError, Reader, Writer};
-pub use fragment::{MAX_FRAGMENTS, MAX_LEAVES, MAX_MESSAGE, Split, TooLarge, split};
+pub use fragment::{MAX_FRAGMENTS, MAX_LEAVES, MAX_MESSAGE, Parent, Split, TooLarge, TreeShape, split};
 pub use ids::{Link, PacketId, ParseIdError, PeerId, Signature, Timestamp, TopicId};
 pub use order::{Ordered, causal_order};
 pub use packet::{DEFAULT_LIFETIME, FragmentHeader, Header, MAX_PACKET, MAX_PAYLOAD, MAX_POSTAGE, MessageHeader, Packet, payload_digest};

@@ -5,7 +5,7 @@ use core::fmt;
 use blake2b_simd::Params;
 use bytes::{Bytes, BytesMut};
 
-use crate::fragment::{MAX_FRAGMENTS, MAX_LEAVES, Shape};
+use crate::fragment::{MAX_FRAGMENTS, MAX_LEAVES, TreeShape};
 use crate::{DecodeError, Link, PacketId, Reader, Signature, Timestamp, TopicId};
 
 /// Payload bytes a packet carries at most.
@@ -205,7 +205,7 @@ impl Header {
                 let payload = reader.rest();
                 match number {
                     0 => {}
-                    2..=MAX_LEAVES if payload.len() == Shape::new(number).root_len() => {}
+                    2..=MAX_LEAVES if payload.len() == TreeShape::new(number).root_len() => {}
                     2..=MAX_LEAVES => return Err(DecodeError::Range("root node")),
                     _ => return Err(DecodeError::Range("fragment count")),
                 }
@@ -285,6 +285,14 @@ impl MessageHeader {
     /// [`DecodeError::Range`] with the field that is out of range.
     pub fn packet(&self, payload: &[u8]) -> Result<Packet, DecodeError> {
         Packet::assemble(&Header::Message(*self), payload, payload_digest(payload))
+    }
+
+    /// The header of one of its fragments.
+    ///
+    /// - `root`: the payload digest of the head
+    pub const fn fragment(&self, root: &[u8; 32], index: u32) -> FragmentHeader {
+        let Self { postage, created, lifetime, topic, .. } = *self;
+        FragmentHeader { postage, created, lifetime, index, topic, root: *root }
     }
 
     fn signing_digest_of(&self, payload_digest: &[u8; 32]) -> [u8; 32] {

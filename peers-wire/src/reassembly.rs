@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::fragment::{Shape, slot};
-use crate::{FragmentHeader, Header, MAX_PAYLOAD, MessageHeader, Packet, PacketId, Timestamp, TopicId};
+use crate::{FragmentHeader, Header, MAX_PAYLOAD, MessageHeader, Packet, PacketId, Timestamp, TopicId, TreeShape};
 
 /// Bounds of a [`Reassembly`].
 #[derive(Debug, Clone)]
@@ -90,7 +89,8 @@ pub struct Progress {
 ///
 /// It takes heads on trust: who calls has checked their signature. Fragments it checks itself, against the digest that their
 /// parent names; those whose parent is not there yet wait apart, where they compete only with their like. When a bound is
-/// reached, the topic that holds the most loses what is stalest: whoever floods displaces their own.
+/// reached, the topic that holds the most loses what is stalest: whoever floods displaces their own. What a flood of one's own
+/// topic displaces is asked for again, as what was lost is. Give it only topics that someone here follows.
 #[derive(Debug)]
 pub struct Reassembly {
     config: Config,
@@ -137,9 +137,8 @@ impl Reassembly {
         let Some(((tree, _), message)) = self.messages.iter().find(|((_, id), _)| id == head) else {
             return Vec::new();
         };
-        let levels = (0..message.shape.levels).rev().flat_map(|level| message.shape.level(level));
-        let absent = levels.filter(|index| !message.parts.contains_key(index));
-        let known = absent.filter_map(|index| Some((index, message.digest_of(index)?)));
+        let indices = message.shape.top_down().flat_map(|(_, indices)| indices);
+        let known = indices.filter(|index| !message.parts.contains_key(index)).filter_map(|index| Some((index, message.digest_of(index)?)));
         known.take(max).map(|(index, digest)| tree.fragment(index).id(digest)).collect()
     }
 
@@ -206,9 +205,9 @@ impl Reassembly {
         let message = Message::new(now, header.fragments, head);
         self.bytes += message.bytes;
         self.wake_at(message.deadline(&self.config));
-        let under_root = message.shape.level(message.shape.levels - 1);
+        let under_head = message.shape.under_head();
         self.messages.insert(key, message);
-        let waited = take_orphans(&mut self.orphans, &tree, under_root);
+        let waited = take_orphans(&mut self.orphans, &tree, under_head);
         self.place(now, tree, waited)
     }
 
@@ -226,7 +225,7 @@ impl Reassembly {
                 let this = message.accept(now, *index, packet);
                 self.bytes += message.bytes - before;
                 if this == Verdict::Accepted {
-                    work.append(&mut take_orphans(&mut self.orphans, &tree, message.children(*index)));
+                    work.append(&mut take_orphans(&mut self.orphans, &tree, message.shape.children(*index)));
                 }
                 if this == Verdict::Malformed || message.received == message.shape.leaves() {
                     ended.push(*head);
@@ -344,7 +343,7 @@ enum Verdict {
 #[derive(Debug)]
 struct Message {
     head: Packet,
-    shape: Shape,
+    shape: TreeShape,
     /// Checked payloads by index.
     parts: BTreeMap<u32, Box<[u8]>>,
     /// Leaves among the parts.
@@ -362,7 +361,7 @@ impl Message {
     fn new(now: Instant, leaves: u32, head: &Packet) -> Self {
         Self {
             head: head.to_owned_copy(),
-            shape: Shape::new(leaves),
+            shape: TreeShape::new(leaves),
             parts: BTreeMap::new(),
             received: 0,
             bytes: Self::COST + head.as_bytes().len(),
@@ -376,7 +375,9 @@ impl Message {
     }
 
     fn accept(&mut self, now: Instant, index: u32, fragment: &Packet) -> Verdict {
-        let Some(place) = self.shape.place(index) else { return Verdict::Rejected };
+        if index >= self.shape.total() {
+            return Verdict::Rejected;
+        }
         match self.digest_of(index) {
             None => return Verdict::Waits,
             Some(digest) if digest != fragment.payload_digest() => return Verdict::Rejected,
@@ -386,11 +387,11 @@ impl Message {
             return Verdict::Duplicate;
         }
         let payload = fragment.payload();
-        if !self.shape.lengths(place).contains(&payload.len()) {
+        if !self.shape.lengths(index).contains(&payload.len()) {
             return Verdict::Malformed;
         }
         self.parts.insert(index, payload.into());
-        self.received += u32::from(place.level == 0);
+        self.received += u32::from(index < self.shape.leaves());
         self.bytes += payload.len() + Self::PART_COST;
         self.progress = now;
         Verdict::Accepted
@@ -398,16 +399,11 @@ impl Message {
 
     /// The digest that the fragment must have; `None` as long as its parent is not here.
     fn digest_of(&self, index: u32) -> Option<&[u8; 32]> {
-        let parent = self.shape.parent(self.shape.place(index)?);
-        let node = match parent.index {
-            None => self.head.payload(),
-            Some(above) => self.parts.get(&above)?,
-        };
-        slot(node, parent.slot)
-    }
-
-    fn children(&self, index: u32) -> Range<u32> {
-        self.shape.place(index).map_or(0..0, |place| self.shape.children(place))
+        let parent = self.shape.parent(index)?;
+        match parent.index {
+            None => parent.digest(self.head.payload()),
+            Some(above) => parent.digest(self.parts.get(&above)?),
+        }
     }
 
     fn join(self) -> Complete {

@@ -133,7 +133,10 @@ proptest! {
 fn lying(mut header: FragmentHeader, payload: &[u8], lie: u8, salt: u8) -> Packet {
     let mut payload = payload.to_vec();
     match lie {
-        0 => payload[usize::from(salt) % 32] ^= 1 << (salt & 7),
+        0 => {
+            let at = usize::from(salt) % payload.len();
+            payload[at] ^= 1 << (salt & 7);
+        }
         1 => header.created = header.created.plus(1 + u64::from(salt)),
         2 => header.lifetime ^= 1 << (salt & 7),
         3 => header.topic.0[usize::from(salt) % 32] ^= 1,
