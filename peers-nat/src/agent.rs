@@ -1,0 +1,507 @@
+//! The agent: its inputs, its outputs, and where each datagram goes.
+
+use core::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use peers_crypto::{DatagramKind, DeviceKey, Freshness, Gate, MAX_DATAGRAM, MAX_PLAINTEXT};
+use peers_wire::{PeerId, Timestamp};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use thiserror::Error;
+
+use crate::beacon::Beacons;
+use crate::config::{Config, Stats};
+use crate::control::{self, Control, Route};
+use crate::dial::{Discovery, Wanted};
+use crate::exchange::Book;
+use crate::limits::Ledger;
+use crate::paths::Link;
+use crate::peer::Peer;
+use crate::reflexive::Reflexive;
+use crate::relay::{self, Table};
+use crate::timers::Timers;
+
+/// Most bytes of data in one datagram.
+pub const MAX_DATA: usize = MAX_PLAINTEXT - 1;
+/// Most datagrams that wait for `poll_transmit` before [`Agent::send`] refuses.
+pub const MAX_TRANSMITS: usize = 4096;
+/// Most events that wait for `poll_event` before data is dropped.
+pub const MAX_EVENTS: usize = 4096;
+/// Most peers asked for by [`Agent::connect`], and addresses by [`Agent::connect_address`].
+pub const MAX_WANTED: usize = 1024;
+/// Most addresses that [`Agent::connect`] keeps for one peer.
+pub const MAX_ADDRESSES: usize = 8;
+/// Peers that may be in the middle of a handshake with us beside the established ones.
+const MAX_HALF_OPEN: usize = 256;
+/// Most local addresses.
+const MAX_LOCAL: usize = 16;
+
+/// A datagram to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to; for a beacon a multicast group, to be sent on every interface.
+    pub destination: SocketAddr,
+    /// The datagram: at most [`MAX_DATAGRAM`] bytes.
+    pub payload: Bytes,
+}
+
+/// How datagrams reach a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Sent to this address.
+    Direct(SocketAddr),
+    /// Passed on by this peer.
+    Relayed(PeerId),
+}
+
+impl From<Link> for Path {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Direct(address) => Self::Direct(address),
+            Link::Relayed { via, .. } => Self::Relayed(via),
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisconnectReason {
+    /// It has not answered for [`Config::dead_after`].
+    Timeout,
+    /// It said goodbye.
+    Closed,
+    /// It has forgotten us, most likely because it was started again; the new connection follows.
+    Restarted,
+    /// [`Agent::disconnect`] was called.
+    Requested,
+}
+
+/// What happened, for the layer above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A session with `peer` is there. Comes once until `Disconnected`.
+    Connected {
+        /// Who.
+        peer: PeerId,
+        /// By which path.
+        path: Path,
+    },
+    /// The session with `peer` goes by another path from now on; nothing else changes.
+    PathChanged {
+        /// Who.
+        peer: PeerId,
+        /// By which path.
+        path: Path,
+    },
+    /// The session with `peer` is gone.
+    Disconnected {
+        /// Who.
+        peer: PeerId,
+        /// Why.
+        reason: DisconnectReason,
+    },
+    /// `peer` sent `data`, in order of arrival.
+    Data {
+        /// Who; authenticated.
+        peer: PeerId,
+        /// At most [`MAX_DATA`] bytes.
+        data: Bytes,
+    },
+    /// A peer sees us at this address, which is new to us.
+    Reflexive(SocketAddr),
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Who.
+    pub id: PeerId,
+    /// How it is reached.
+    pub path: Path,
+    /// Smoothed round trip time of the path, once measured.
+    pub rtt: Option<Duration>,
+    /// When it was last heard.
+    pub heard: Instant,
+}
+
+/// Why a connection was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ConnectError {
+    /// The id is our own.
+    #[error("this is our own id")]
+    Myself,
+    /// The id is not a valid public key.
+    #[error("{0} is not a valid key")]
+    Identity(PeerId),
+    /// [`MAX_WANTED`] others were asked for.
+    #[error("{MAX_WANTED} other peers were asked for")]
+    TooMany,
+}
+
+/// Why data was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SendError {
+    /// There is no session with the peer.
+    #[error("no session with {0}")]
+    NotConnected(PeerId),
+    /// More than [`MAX_DATA`] bytes.
+    #[error("{0} bytes are more than the {MAX_DATA} that fit a datagram")]
+    TooLarge(usize),
+    /// [`MAX_TRANSMITS`] datagrams wait to be taken.
+    #[error("{MAX_TRANSMITS} datagrams wait to be taken")]
+    Full,
+    /// There is no path that may carry so much now: the address is not proven yet, or the relay is gone.
+    #[error("no path to {0} may carry this now")]
+    NoPath(PeerId),
+}
+
+/// What a local index stands for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Slot {
+    Dial(PeerId),
+    Discovery(SocketAddr),
+    Session(PeerId),
+}
+
+/// What a deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Peer(PeerId),
+    Dial(PeerId),
+    Probe(PeerId),
+    Redial(PeerId),
+    Repair(PeerId),
+    Discovery(SocketAddr),
+    Exchange,
+    Beacon,
+    Relay,
+}
+
+/// Authenticated, encrypted datagrams to a [`PeerId`], by any path.
+///
+/// A state machine without input or output of its own: see the crate's documentation for its loop. Cost of a datagram is constant; of an idle session, two datagrams per
+/// [`Config::keep_alive`].
+#[derive(Debug)]
+pub struct Agent {
+    pub(crate) config: Config,
+    pub(crate) key: DeviceKey,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) gate: Gate,
+    pub(crate) freshness: Freshness,
+    /// The latest time that an initiation of ours carried.
+    pub(crate) stamp: Timestamp,
+    pub(crate) peers: HashMap<PeerId, Box<Peer>>,
+    pub(crate) connected: BTreeSet<PeerId>,
+    pub(crate) indices: HashMap<u32, Slot>,
+    /// Initiations that were answered, by their digest.
+    pub(crate) digests: HashMap<[u8; 32], PeerId>,
+    /// Routes on which others relay for us: the relay, and who is at the other end.
+    pub(crate) routes: BTreeMap<Route, (PeerId, PeerId)>,
+    pub(crate) table: Table,
+    pub(crate) ledger: Ledger,
+    pub(crate) beacons: Beacons,
+    pub(crate) book: Book,
+    /// Peers that a handshake is under way with for the sake of having enough sessions, and how often we looked for more in vain.
+    pub(crate) exchange_dials: BTreeSet<PeerId>,
+    pub(crate) looks: u32,
+    pub(crate) wanted: BTreeMap<PeerId, Wanted>,
+    pub(crate) discoveries: BTreeMap<SocketAddr, Discovery>,
+    pub(crate) local: Vec<SocketAddr>,
+    pub(crate) reflexive: Reflexive,
+    pub(crate) timers: Timers<Timer>,
+    pub(crate) stats: Stats,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    scratch: Vec<u8>,
+}
+
+impl Agent {
+    /// An agent without sessions. All its randomness comes from `seed`.
+    pub fn new(now: Instant, config: Config, key: DeviceKey, seed: [u8; 32]) -> Self {
+        let mut timers = Timers::new();
+        if config.lan {
+            timers.set(Timer::Beacon, now);
+        }
+        Self {
+            gate: Gate::new(&key),
+            table: Table::new(config.relay_bytes_per_second),
+            beacons: Beacons::new(config.swarm),
+            config,
+            key,
+            rng: ChaCha20Rng::from_seed(seed),
+            freshness: Freshness::default(),
+            stamp: Timestamp::default(),
+            peers: HashMap::new(),
+            connected: BTreeSet::new(),
+            indices: HashMap::new(),
+            digests: HashMap::new(),
+            routes: BTreeMap::new(),
+            ledger: Ledger::default(),
+            book: Book::default(),
+            exchange_dials: BTreeSet::new(),
+            looks: 0,
+            wanted: BTreeMap::new(),
+            discoveries: BTreeMap::new(),
+            local: Vec::new(),
+            reflexive: Reflexive::default(),
+            timers,
+            stats: Stats::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Tells the agent the addresses of its socket on each interface: host candidates. To be called again whenever they change.
+    ///
+    /// A change makes it announce itself to its peers at once, forget what others saw before, and try again what failed. The first 16 are kept.
+    pub fn set_local_addresses(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        let addresses = &addresses[..addresses.len().min(MAX_LOCAL)];
+        if self.local == addresses {
+            return;
+        }
+        let first = self.local.is_empty();
+        self.local = addresses.to_vec();
+        if self.config.lan {
+            self.beacons.restart();
+            self.timers.set(Timer::Beacon, now);
+        }
+        if first {
+            return;
+        }
+        self.reflexive = Reflexive::default();
+        self.reset_back_off(now);
+        for id in self.connected.clone() {
+            self.ping_selected(now, id);
+        }
+    }
+
+    /// Sets keys beside the swarm's by which beacons are recognised: one for each group of devices or pair of acquaintances that shares it, at most 15.
+    pub fn set_beacon_keys(&mut self, keys: &[[u8; 32]]) {
+        self.beacons.set_keys(keys);
+    }
+
+    /// Asks for a session with `peer` and keeps trying, with back-off, until [`Agent::disconnect`]: at `addresses` (the first [`MAX_ADDRESSES`], as far as they can be anybody's),
+    /// at those known from earlier, and through common peers. Asking again replaces the addresses.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; nothing has changed then.
+    pub fn connect(&mut self, now: Instant, wall: Timestamp, peer: PeerId, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
+        self.want(now, wall, peer, addresses)
+    }
+
+    /// Asks who is at `address` and connects to them; keeps trying, with back-off, until someone answers. At most [`MAX_WANTED`] addresses, others are ignored.
+    pub fn connect_address(&mut self, now: Instant, wall: Timestamp, address: SocketAddr) {
+        self.discover(now, wall, address, true);
+    }
+
+    /// Ends the session with `peer` and the wish for one.
+    pub fn disconnect(&mut self, now: Instant, peer: PeerId) {
+        self.wanted.remove(&peer);
+        self.timers.clear(Timer::Redial(peer));
+        if let Some(link) = self.peers.get(&peer).and_then(|peer| peer.paths.selected()) {
+            self.send_control(now, peer, None, link, &[Control::Close]);
+        }
+        self.book.failed(now, peer);
+        self.drop_peer(now, peer, DisconnectReason::Requested);
+    }
+
+    /// Sends `data` to a connected peer, once, unreliably.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent then.
+    pub fn send(&mut self, now: Instant, peer: PeerId, data: &[u8]) -> Result<(), SendError> {
+        if data.len() > MAX_DATA {
+            return Err(SendError::TooLarge(data.len()));
+        }
+        if self.transmits.len() >= MAX_TRANSMITS {
+            return Err(SendError::Full);
+        }
+        let Some(link) = self.peers.get(&peer).filter(|peer| peer.connected()).and_then(|peer| peer.paths.selected()) else {
+            return Err(SendError::NotConnected(peer));
+        };
+        let mut plaintext = core::mem::take(&mut self.scratch);
+        plaintext.clear();
+        plaintext.push(control::DATA);
+        plaintext.extend_from_slice(data);
+        let sent = self.seal_and_send(now, peer, None, link, &plaintext, false);
+        self.scratch = plaintext;
+        if !sent {
+            return Err(SendError::NoPath(peer));
+        }
+        self.expect_answer(now, peer, true);
+        Ok(())
+    }
+
+    /// Takes a datagram that came from `remote`. Anything may be in it: what is not for us is dropped and counted.
+    pub fn handle_datagram(&mut self, now: Instant, wall: Timestamp, remote: SocketAddr, datagram: Bytes) {
+        self.stats.received += 1;
+        self.stats.received_bytes += datagram.len() as u64;
+        if datagram.len() > MAX_DATAGRAM {
+            self.stats.dropped_oversized += 1;
+            return;
+        }
+        match DatagramKind::of(&datagram) {
+            Some(DatagramKind::Relayed) => self.on_relayed(now, wall, remote, datagram),
+            Some(DatagramKind::Beacon) => self.on_beacon(now, wall, remote, &datagram),
+            Some(DatagramKind::XxFirst) => self.on_xx_first(now, remote, &datagram),
+            Some(DatagramKind::XxSecond) => self.on_xx_second(now, wall, &datagram),
+            Some(kind) => self.on_inner(now, wall, Link::Direct(remote), kind, datagram),
+            None => self.stats.dropped_malformed += 1,
+        }
+    }
+
+    /// A datagram that may come directly or through a relay.
+    pub(crate) fn on_inner(&mut self, now: Instant, wall: Timestamp, link: Link, kind: DatagramKind, datagram: Bytes) {
+        match kind {
+            DatagramKind::Data => self.on_data(now, link, datagram),
+            DatagramKind::IkInitiation => self.on_initiation(now, link, &datagram, None),
+            DatagramKind::IkResponse => self.on_response(now, link, &datagram),
+            DatagramKind::CookieReply => self.on_cookie(now, wall, &datagram),
+            _ => self.stats.dropped_malformed += 1,
+        }
+    }
+
+    /// Does what is due at `now`. Early or repeated calls do nothing.
+    pub fn handle_timeout(&mut self, now: Instant, wall: Timestamp) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Peer(peer) => self.on_peer_timer(now, wall, peer),
+                Timer::Dial(peer) => self.on_dial_timer(now, peer),
+                Timer::Probe(peer) => self.on_probe_timer(now, peer),
+                Timer::Redial(peer) => self.redial(now, wall, peer),
+                Timer::Repair(peer) => self.repair(now, wall, peer),
+                Timer::Discovery(address) => self.on_discovery_timer(now, wall, address),
+                Timer::Exchange => self.on_exchange_timer(now, wall),
+                Timer::Beacon => self.on_beacon_timer(now),
+                Timer::Relay => {
+                    if let Some(next) = self.table.expire(now) {
+                        self.timers.set(Timer::Relay, next);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Agent::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// What was done so far.
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Our own id.
+    pub const fn id(&self) -> PeerId {
+        self.key.id()
+    }
+
+    /// The connected peers, by id.
+    pub fn peers(&self) -> impl Iterator<Item = PeerInfo> {
+        self.connected.iter().filter_map(|id| self.peer(*id))
+    }
+
+    /// A connected peer.
+    pub fn peer(&self, id: PeerId) -> Option<PeerInfo> {
+        let peer = self.peers.get(&id)?;
+        Some(PeerInfo { id, path: peer.told?.into(), rtt: peer.paths.rtt(), heard: peer.heard })
+    }
+
+    /// How many peers are connected.
+    pub fn sessions(&self) -> usize {
+        self.connected.len()
+    }
+
+    /// How many routes we relay on for others.
+    pub fn relayed_routes(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The addresses at which others see us, those that most agree on first.
+    pub fn reflexive_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.reflexive.addresses()
+    }
+
+    /// The number of peers that may be known, with or without an established session.
+    pub(crate) fn has_room(&self) -> bool {
+        self.peers.len() < self.config.max_sessions + MAX_HALF_OPEN
+    }
+
+    pub(crate) fn push(&mut self, destination: SocketAddr, payload: impl Into<Bytes>) {
+        let payload = payload.into();
+        self.stats.sent += 1;
+        self.stats.sent_bytes += payload.len() as u64;
+        self.transmits.push_back(Transmit { destination, payload });
+    }
+
+    pub(crate) fn emit(&mut self, event: Event) {
+        if self.events.len() >= MAX_EVENTS && matches!(event, Event::Data { .. }) {
+            self.stats.dropped_limited += 1;
+            return;
+        }
+        self.events.push_back(event);
+    }
+
+    pub(crate) fn on_beacon_timer(&mut self, now: Instant) {
+        let port = |v6| self.local.iter().find(|local| local.is_ipv6() == v6).map(SocketAddr::port);
+        let ports = [(crate::BEACON_GROUP_V4.into(), port(false)), (crate::BEACON_GROUP_V6.into(), port(true))];
+        let mut pause = None;
+        for (group, port) in ports {
+            let Some(port) = port else { continue };
+            let (beacon, after) = self.beacons.next(port, pause.is_none(), &mut self.rng);
+            pause = Some(after);
+            self.stats.beacons_sent += 1;
+            self.push(SocketAddr::new(group, crate::BEACON_PORT), beacon);
+        }
+        if let Some(pause) = pause {
+            self.timers.set(Timer::Beacon, now + pause);
+        }
+    }
+
+    /// A relayed datagram: one for others is passed on, one for us is taken.
+    fn on_relayed(&mut self, now: Instant, wall: Timestamp, remote: SocketAddr, mut datagram: Bytes) {
+        let Some(route) = relay::route_of(&datagram) else {
+            self.stats.dropped_malformed += 1;
+            return;
+        };
+        if let Some(ends) = self.table.ends(route) {
+            self.pass_on(now, remote, route, ends, datagram);
+            return;
+        }
+        let inner = datagram.split_off(relay::HEADER);
+        drop(datagram);
+        let Some(kind) = DatagramKind::of(&inner) else {
+            self.stats.dropped_malformed += 1;
+            return;
+        };
+        let known = self.routes.get(&route).copied().or_else(|| self.learn_route(now, remote, route, &inner));
+        match known {
+            Some((via, _)) => self.on_inner(now, wall, Link::Relayed { via, route }, kind, inner),
+            None => self.stats.dropped_relayed += 1,
+        }
+    }
+
+    pub(crate) fn random_index(&mut self) -> u32 {
+        loop {
+            let index = self.rng.random();
+            if !self.indices.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+}

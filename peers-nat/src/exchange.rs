@@ -1,0 +1,229 @@
+//! Peer exchange: getting to [`Config::target_sessions`](crate::Config::target_sessions) by asking peers for peers, and remembering whom they named.
+
+use core::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use peers_wire::{PeerId, Timestamp};
+use rand::RngExt;
+
+use crate::agent::{Agent, Timer};
+use crate::control::{Control, MAX_SAMPLE};
+use crate::paths::Link;
+use crate::peer::Purpose;
+
+/// Most peers remembered beside the connected ones, and how many of them one peer may have named.
+const MAX_KNOWN: usize = 512;
+const MAX_NAMED: usize = 48;
+/// Most peers remembered to have named another.
+const MAX_TELLERS: usize = 4;
+/// Handshakes under way at once for the sake of having enough sessions.
+const MAX_DIALS: usize = 3;
+/// A peer that could not be reached is not tried again for so long; it doubles each time.
+const RETRY: Duration = Duration::from_secs(20);
+/// After so many failures a peer is forgotten.
+const MAX_FAILURES: u32 = 4;
+/// A peer is asked for its peers at most this often, and has as long to answer.
+const ASK_PAUSE: Duration = Duration::from_secs(10);
+/// First and longest pause between two looks for the sessions that are missing.
+const LOOK_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(120));
+
+#[derive(Debug, Default)]
+struct Known {
+    tellers: Vec<PeerId>,
+    /// Where it was connected last.
+    address: Option<SocketAddr>,
+    failures: u32,
+    retry: Option<Instant>,
+}
+
+/// Peers that we are not connected to, and who named them.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    known: BTreeMap<PeerId, Known>,
+}
+
+impl Book {
+    /// `teller` is connected to `id`.
+    fn told(&mut self, teller: PeerId, id: PeerId) {
+        if let Some(known) = self.known.get_mut(&id) {
+            if !known.tellers.contains(&teller) {
+                known.tellers.truncate(MAX_TELLERS - 1);
+                known.tellers.insert(0, teller);
+            }
+            return;
+        }
+        let named = self.known.values().filter(|known| known.tellers == [teller]).count();
+        if named < MAX_NAMED && self.make_room() {
+            self.known.insert(id, Known { tellers: vec![teller], ..Known::default() });
+        }
+    }
+
+    /// Makes room for one more, at the cost of one that nobody vouches for.
+    fn make_room(&mut self) -> bool {
+        if self.known.len() >= MAX_KNOWN {
+            let hopeless = self.known.iter().find(|(_, known)| known.tellers.is_empty()).map(|(id, _)| *id);
+            let Some(hopeless) = hopeless else { return false };
+            self.known.remove(&hopeless);
+        }
+        true
+    }
+
+    /// Who said to be connected to `id`, the latest first.
+    pub(crate) fn tellers(&self, id: PeerId) -> impl Iterator<Item = PeerId> {
+        self.known.get(&id).into_iter().flat_map(|known| known.tellers.iter().copied())
+    }
+
+    /// Where `id` was connected last.
+    pub(crate) fn address(&self, id: PeerId) -> Option<SocketAddr> {
+        self.known.get(&id)?.address
+    }
+
+    /// `id` is connected at `address`.
+    pub(crate) fn connected_at(&mut self, id: PeerId, address: SocketAddr) {
+        if self.known.contains_key(&id) || self.make_room() {
+            let known = self.known.entry(id).or_default();
+            (known.address, known.failures, known.retry) = (Some(address), 0, None);
+        }
+    }
+
+    /// `id` could not be reached, or went away.
+    pub(crate) fn failed(&mut self, now: Instant, id: PeerId) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.retry = Some(now + RETRY * (1 << known.failures.min(6)));
+            known.failures += 1;
+            if known.failures >= MAX_FAILURES {
+                self.known.remove(&id);
+            }
+        }
+    }
+
+    /// `teller` is not connected to `id` after all.
+    pub(crate) fn denied(&mut self, id: PeerId, teller: PeerId) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.tellers.retain(|known| *known != teller);
+            if known.tellers.is_empty() && known.address.is_none() {
+                self.known.remove(&id);
+            }
+        }
+    }
+
+    /// `teller` is gone: nobody can be reached through it.
+    fn lost(&mut self, teller: PeerId) {
+        self.known.retain(|_, known| {
+            known.tellers.retain(|known| *known != teller);
+            !known.tellers.is_empty() || known.address.is_some()
+        });
+    }
+
+    /// All may be tried again: the network has changed.
+    pub(crate) fn reset(&mut self) {
+        for known in self.known.values_mut() {
+            (known.failures, known.retry) = (0, None);
+        }
+    }
+
+    /// Those that may be tried now.
+    fn due(&self, now: Instant) -> impl Iterator<Item = PeerId> {
+        self.known.iter().filter(move |(_, known)| known.retry.is_none_or(|retry| retry <= now)).map(|(id, _)| *id)
+    }
+}
+
+impl Agent {
+    /// Sessions are missing: looks for more soon.
+    pub(crate) fn kick_exchange(&mut self, now: Instant) {
+        if self.connected.len() < self.config.target_sessions {
+            self.looks = 0;
+            self.timers.set_earlier(Timer::Exchange, now);
+        }
+    }
+
+    /// A peer is connected: if sessions are missing, it may know others.
+    pub(crate) fn on_gained(&mut self, now: Instant, id: PeerId) {
+        if self.connected.len() < self.config.target_sessions {
+            self.ask_for_peers(now, id);
+            self.looks = 0;
+            self.timers.set_earlier(Timer::Exchange, now + LOOK_PAUSES.0);
+        }
+        // While there are few others, each may be the one that knows those who were asked for.
+        if self.connected.len() <= MAX_DIALS {
+            for wanted in self.wanted.keys().filter(|wanted| !self.peers.contains_key(*wanted)) {
+                self.timers.set(Timer::Redial(*wanted), now);
+            }
+        }
+    }
+
+    /// A peer is gone.
+    pub(crate) fn on_lost(&mut self, now: Instant, id: PeerId) {
+        self.book.lost(id);
+        self.book.failed(now, id);
+        self.kick_exchange(now);
+    }
+
+    fn ask_for_peers(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = peer.paths.selected() else { return };
+        if peer.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_PAUSE) {
+            peer.asked = Some(now);
+            self.send_control(now, id, None, link, &[Control::PeersRequest]);
+            self.expect_answer(now, id, false);
+        }
+    }
+
+    pub(crate) fn on_peers_request(&mut self, now: Instant, from: PeerId, index: u32, link: Link) {
+        let granted = self.peers.get_mut(&from).is_some_and(|peer| peer.samples.take(now, 1));
+        if !granted {
+            self.stats.dropped_limited += 1;
+            return;
+        }
+        let direct = |id: &PeerId| *id != from && self.peers.get(id).is_some_and(|peer| peer.paths.proven_address().is_some() && !peer.suspect());
+        let mut ids: Vec<PeerId> = self.connected.iter().copied().filter(direct).collect();
+        let count = ids.len().min(MAX_SAMPLE);
+        for i in 0..count {
+            let j = self.rng.random_range(i..ids.len());
+            ids.swap(i, j);
+        }
+        ids.truncate(count);
+        self.send_control(now, from, Some(index), link, &[Control::Peers { ids }]);
+    }
+
+    pub(crate) fn on_peers(&mut self, now: Instant, from: PeerId, ids: &[PeerId]) {
+        let asked = self.peers.get(&from).and_then(|peer| peer.asked).is_some_and(|asked| now.duration_since(asked) <= ASK_PAUSE);
+        if !asked {
+            self.stats.dropped_limited += 1;
+            return;
+        }
+        for id in ids.iter().filter(|id| **id != self.key.id() && **id != from) {
+            self.book.told(from, *id);
+        }
+        self.kick_exchange(now);
+    }
+
+    /// Begins handshakes with peers that others named, as long as sessions are missing, and asks for more names when there are none.
+    pub(crate) fn on_exchange_timer(&mut self, now: Instant, wall: Timestamp) {
+        let missing = self.config.target_sessions.saturating_sub(self.connected.len());
+        if missing == 0 {
+            return;
+        }
+        let mut due: Vec<PeerId> = self.book.due(now).filter(|id| !self.peers.contains_key(id)).collect();
+        let under_way = self.exchange_dials.len();
+        for _ in under_way..missing.min(MAX_DIALS) {
+            if due.is_empty() {
+                break;
+            }
+            let id = due.swap_remove(self.rng.random_range(0..due.len()));
+            if self.dial(now, wall, id, Vec::new(), Purpose::Exchange).is_err() {
+                self.book.failed(now, id);
+            }
+        }
+        if due.is_empty() && !self.connected.is_empty() {
+            let nth = self.rng.random_range(0..self.connected.len());
+            if let Some(id) = self.connected.iter().nth(nth).copied() {
+                self.ask_for_peers(now, id);
+            }
+        }
+        let pause = LOOK_PAUSES.0 * (1 << self.looks.min(10));
+        self.looks += 1;
+        self.timers.set_earlier(Timer::Exchange, now + pause.min(LOOK_PAUSES.1));
+    }
+}

@@ -1,0 +1,442 @@
+//! Established sessions: data and control messages, pings, and noticing that a peer or a path is gone.
+
+use core::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use peers_crypto::{DATA_HEADER, OpenError, receiver_index};
+use peers_wire::{PeerId, Timestamp};
+use rand::RngExt;
+
+use crate::agent::{Agent, DisconnectReason, Event, Slot, Timer};
+use crate::control::{self, Association, CONTROL, Control, DATA};
+use crate::paths::Link;
+use crate::peer::{Peer, Purpose, Waiting};
+use crate::relay;
+use crate::sessions::Heard;
+
+/// How long data, and how long a ping, may go unanswered before a ping follows.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_millis(500));
+/// Pauses between unanswered pings; from then on the last.
+const PING_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+/// After so many unanswered pings another way to the peer is looked for.
+const REPAIR_PINGS: usize = 3;
+/// Pause between pings that are to prove an address that was heard.
+const PROVE_PAUSE: Duration = Duration::from_millis(300);
+/// Longest tag of a datagram.
+const MAX_TAG: usize = 32;
+
+impl Agent {
+    /// A sealed datagram for one of our sessions.
+    pub(crate) fn on_data(&mut self, now: Instant, link: Link, datagram: Bytes) {
+        let Some(index) = receiver_index(&datagram) else {
+            self.stats.dropped_malformed += 1;
+            return;
+        };
+        let Some(Slot::Session(id)) = self.indices.get(&index).copied() else {
+            self.stats.dropped_unknown += 1;
+            return;
+        };
+        if let Link::Relayed { route, .. } = link
+            && self.routes.get(&route).is_none_or(|(_, far)| *far != id)
+        {
+            self.stats.dropped_relayed += 1;
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(keyed) = peer.sessions.get(index) else { return };
+        let size = datagram.len();
+        let plaintext = match keyed.session.open(datagram) {
+            Ok(plaintext) => plaintext,
+            Err(OpenError::Replayed(_) | OpenError::TooOld(_)) => {
+                self.stats.dropped_replayed += 1;
+                return;
+            }
+            Err(OpenError::Malformed(_)) => {
+                self.stats.dropped_malformed += 1;
+                return;
+            }
+            Err(OpenError::Forged) => {
+                self.stats.dropped_forged += 1;
+                return;
+            }
+        };
+        peer.heard = now;
+        peer.paths.heard(now, link, size);
+        if peer.paths.selected() == Some(link) {
+            peer.waiting = None;
+        }
+        match plaintext.first() {
+            Some(&DATA) => {
+                if self.settle(now, id, index, link) {
+                    let data = plaintext.slice(1..);
+                    self.emit(Event::Data { peer: id, data });
+                } else {
+                    self.stats.dropped_early += 1;
+                }
+            }
+            Some(&CONTROL) => match control::decode(&plaintext[1..]) {
+                Ok(messages) => self.on_control(now, id, index, link, messages),
+                Err(_) => self.stats.dropped_malformed += 1,
+            },
+            _ => self.stats.dropped_malformed += 1,
+        }
+        self.prove_path(now, id, link);
+    }
+
+    fn on_control(&mut self, now: Instant, id: PeerId, index: u32, link: Link, messages: Vec<Control<'_>>) {
+        let told = messages.iter().find_map(|message| match message {
+            Control::Ping { association, .. } | Control::Pong { association, .. } => Some(*association),
+            _ => None,
+        });
+        if let Some(told) = told {
+            self.learn_association(id, index, told);
+        }
+        if !self.settle(now, id, index, link) {
+            self.stats.dropped_early += 1;
+            return;
+        }
+        for message in messages {
+            match message {
+                Control::Ping { token, observed, .. } => self.on_ping(now, id, index, link, token, observed),
+                Control::Pong { token, observed, .. } => self.on_pong(now, id, link, token, observed),
+                Control::Close => {
+                    self.drop_peer(now, id, DisconnectReason::Closed);
+                    return;
+                }
+                Control::PeersRequest => self.on_peers_request(now, id, index, link),
+                Control::Peers { ids } => self.on_peers(now, id, &ids),
+                Control::Introduce { target, initiation } => self.on_introduce(now, id, target, initiation),
+                Control::Introduction { route, address, initiation } => self.on_introduction(now, id, route, address, initiation),
+                Control::Introduced { target, route, address } => self.on_introduced(now, id, target, route, address),
+                Control::Refused { target } => self.on_refused(now, id, target),
+                Control::RouteClosed { route } => self.on_route_closed(now, id, route),
+                Control::Candidates { addresses } => self.on_candidates(now, id, &addresses),
+            }
+        }
+    }
+
+    fn learn_association(&mut self, id: PeerId, index: u32, told: Association) {
+        if let Some(keyed) = self.peers.get_mut(&id).and_then(|peer| peer.sessions.get(index)) {
+            keyed.association.get_or_insert(told);
+        }
+    }
+
+    /// The session `index` was heard: decides which one is in use, and tells the layer above what follows. Returns whether its content may be taken.
+    fn settle(&mut self, now: Instant, id: PeerId, index: u32, link: Link) -> bool {
+        let decides = self.key.id() < id;
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        match peer.sessions.heard(now, index, decides) {
+            Heard::Same => {}
+            Heard::Switched => {
+                peer.paths.adopt(now, link, false);
+                self.on_established(now, id);
+            }
+            Heard::Unknown => return false,
+            Heard::Replaced(gone) => {
+                for gone in gone {
+                    self.indices.remove(&gone);
+                }
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.paths.adopt(now, link, true);
+                    peer.waiting = None;
+                    if peer.told.take().is_some() {
+                        self.connected.remove(&id);
+                        self.emit(Event::Disconnected { peer: id, reason: DisconnectReason::Restarted });
+                    }
+                }
+                self.on_established(now, id);
+            }
+        }
+        true
+    }
+
+    /// A session is in use from now on; tells the layer above if it is the first.
+    pub(crate) fn on_established(&mut self, now: Instant, id: PeerId) {
+        self.stats.sessions += 1;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = peer.paths.selected() else { return };
+        if peer.connected() {
+            self.tell_path(id);
+            self.arm(id);
+            return;
+        }
+        peer.told = Some(link);
+        let relayed_responder = link.address().is_none() && peer.sessions.current.as_ref().is_some_and(|keyed| !keyed.initiated);
+        self.connected.insert(id);
+        self.end_dial(id);
+        self.timers.clear(Timer::Redial(id));
+        if let Some(wanted) = self.wanted.get_mut(&id) {
+            wanted.failures = 0;
+        }
+        self.emit(Event::Connected { peer: id, path: link.into() });
+        if relayed_responder {
+            let addresses = self.candidates();
+            self.send_control(now, id, None, link, &[Control::Candidates { addresses }]);
+        }
+        self.arm(id);
+        self.on_gained(now, id);
+    }
+
+    fn on_ping(&mut self, now: Instant, id: PeerId, index: u32, link: Link, token: u64, observed: Option<SocketAddr>) {
+        self.observed(id, observed);
+        let Some(association) = self.peers.get(&id).map(|peer| peer.association) else { return };
+        let pong = Control::Pong { token, association, observed: link.address() };
+        let prove = self.peers.get(&id).is_some_and(|peer| peer.paths.should_prove(now, link, PROVE_PAUSE));
+        if prove {
+            self.ping_with(now, id, Some(index), link, Some(pong));
+        } else {
+            self.send_control(now, id, Some(index), link, &[pong]);
+        }
+    }
+
+    fn on_pong(&mut self, now: Instant, id: PeerId, link: Link, token: u64, observed: Option<SocketAddr>) {
+        self.observed(id, observed);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let suspect = peer.suspect();
+        let of_response = peer.answered.as_mut().filter(|answered| answered.token == token).and_then(|answered| answered.to.take());
+        if of_response == Some(link) {
+            peer.paths.prove(now, link, suspect);
+        } else if !peer.paths.answered(now, link, token, suspect) {
+            return;
+        }
+        if peer.paths.selected() == Some(link) {
+            peer.waiting = None;
+        }
+        if let Some(address) = peer.paths.proven_address() {
+            self.book.connected_at(id, address);
+        }
+        self.tell_path(id);
+    }
+
+    /// Tells the layer above if another path is in use.
+    pub(crate) fn tell_path(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let (Some(told), Some(link)) = (peer.told, peer.paths.selected()) else { return };
+        if told != link {
+            peer.told = Some(link);
+            self.stats.moves += 1;
+            self.emit(Event::PathChanged { peer: id, path: link.into() });
+        }
+    }
+
+    /// A peer was heard at an address that is not proven: pings it there.
+    fn prove_path(&mut self, now: Instant, id: PeerId, link: Link) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        if peer.sessions.current.is_some() && peer.paths.should_prove(now, link, PROVE_PAUSE) {
+            self.ping_with(now, id, None, link, None);
+        }
+    }
+
+    /// A peer sees us at `seen`.
+    pub(crate) fn observed(&mut self, by: PeerId, seen: Option<SocketAddr>) {
+        if let Some(seen) = seen
+            && self.reflexive.report(by, seen)
+        {
+            self.emit(Event::Reflexive(seen));
+        }
+    }
+
+    /// Pings a connected peer on the path in use.
+    pub(crate) fn ping_selected(&mut self, now: Instant, id: PeerId) {
+        match self.peers.get(&id).and_then(|peer| peer.paths.selected()) {
+            Some(link) => self.ping_with(now, id, None, link, None),
+            None => self.expect_answer(now, id, false),
+        }
+    }
+
+    /// Pings by `link`, with `before` in the same datagram; on the session `index`, or the one in use.
+    pub(crate) fn ping_with(&mut self, now: Instant, id: PeerId, index: Option<u32>, link: Link, before: Option<Control<'_>>) {
+        let Some(ping) = self.new_ping(now, id, link) else { return };
+        match before {
+            Some(before) => self.send_control(now, id, index, link, &[before, ping]),
+            None => self.send_control(now, id, index, link, &[ping]),
+        };
+        self.expect_answer(now, id, false);
+    }
+
+    fn new_ping(&mut self, now: Instant, id: PeerId, link: Link) -> Option<Control<'static>> {
+        let token = self.rng.random();
+        let peer = self.peers.get_mut(&id)?;
+        peer.paths.pinged(now, link, token);
+        Some(Control::Ping { token, association: peer.association, observed: link.address() })
+    }
+
+    /// Pings an introduced address, whatever it has proven.
+    pub(crate) fn probe_with_ping(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+        let link = Link::Direct(address);
+        if let Some(ping) = self.new_ping(now, id, link) {
+            self.seal_and_send(now, id, None, link, &control::plaintext(&[ping]), true);
+        }
+    }
+
+    /// Sends control messages in one datagram; returns whether it went.
+    pub(crate) fn send_control(&mut self, now: Instant, id: PeerId, index: Option<u32>, link: Link, messages: &[Control<'_>]) -> bool {
+        self.seal_and_send(now, id, index, link, &control::plaintext(messages), false)
+    }
+
+    /// Seals on the session `index`, or the one in use, and sends by `link`. `probe`: to an address whatever it has proven; the caller has counted it.
+    pub(crate) fn seal_and_send(&mut self, now: Instant, id: PeerId, index: Option<u32>, link: Link, plaintext: &[u8], probe: bool) -> bool {
+        let size = DATA_HEADER + plaintext.len() + MAX_TAG;
+        let (destination, mut datagram) = match link {
+            Link::Direct(address) => (address, Vec::with_capacity(size)),
+            Link::Relayed { via, route } => match self.peers.get(&via).and_then(|relay| relay.paths.proven_address()) {
+                Some(address) => (address, relay::header(route, size)),
+                None => {
+                    self.stats.unsent += 1;
+                    return false;
+                }
+            },
+        };
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        if !probe && !peer.paths.charge(now, link, size) {
+            self.stats.unsent += 1;
+            return false;
+        }
+        let keyed = match index {
+            Some(index) => peer.sessions.get(index),
+            None => peer.sessions.current.as_mut(),
+        };
+        let Some(keyed) = keyed else { return false };
+        keyed.session.seal(plaintext, &mut datagram);
+        if Some(link) == peer.paths.selected() {
+            peer.sent = now;
+        }
+        self.push(destination, datagram);
+        true
+    }
+
+    /// Something was sent that the peer should answer; `data`: of the layer above.
+    pub(crate) fn expect_answer(&mut self, now: Instant, id: PeerId, data: bool) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match &mut peer.waiting {
+            Some(waiting) => waiting.data |= data,
+            None => {
+                let patience = if data { PATIENCE.0 } else { PATIENCE.1 };
+                let patience = patience.max(peer.paths.rtt().map_or(patience, |rtt| rtt * 2));
+                peer.waiting = Some(Waiting { since: now, pings: 0, next: now + patience, data });
+                self.timers.set_earlier(Timer::Peer(id), now + patience);
+            }
+        }
+    }
+
+    /// Sets when to look at a peer next.
+    pub(crate) fn arm(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let keep_alive = peer.sessions.current.as_ref().map(|_| self.keep_alive_due(peer));
+        let active = peer.waiting.map(|waiting| waiting.next).or(keep_alive);
+        let next = [active, peer.sessions.expires()].into_iter().flatten().min();
+        if let Some(next) = next {
+            self.timers.set(Timer::Peer(id), next);
+        }
+    }
+
+    /// When a silent path is to be pinged: the initiator of the session a little before the other end, so that one ping serves both.
+    fn keep_alive_due(&self, peer: &Peer) -> Instant {
+        let initiated = peer.sessions.current.as_ref().is_some_and(|keyed| keyed.initiated);
+        let pause = if initiated { self.config.keep_alive } else { self.config.keep_alive.mul_f64(1.1) };
+        // Mappings are kept open by the session with the relay; the route itself lives longer.
+        let relayed = matches!(peer.paths.selected(), Some(Link::Relayed { .. }));
+        peer.sent + if relayed { pause * 2 } else { pause }
+    }
+
+    pub(crate) fn on_peer_timer(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for gone in peer.sessions.expire(now) {
+            self.indices.remove(&gone);
+        }
+        let Some(current) = &peer.sessions.current else {
+            if peer.sessions.is_empty() && peer.dial.is_none() {
+                self.forget(id);
+            } else {
+                self.arm(id);
+            }
+            return;
+        };
+        let age = now.duration_since(current.since);
+        let rekey_after = if current.initiated { self.config.rekey_after } else { self.config.rekey_after.mul_f64(1.5) };
+        let rekey = age >= rekey_after || current.session.should_rekey(Duration::ZERO);
+        match peer.waiting {
+            Some(waiting) if waiting.next <= now => {
+                let dead_after = if waiting.data { self.config.dead_after * 2 / 3 } else { self.config.dead_after };
+                if now.duration_since(waiting.since) >= dead_after && now.duration_since(peer.heard) >= dead_after {
+                    self.drop_peer(now, id, DisconnectReason::Timeout);
+                    return;
+                }
+                self.ping_again(now, wall, id, waiting);
+            }
+            None if self.peers.get(&id).is_some_and(|peer| self.keep_alive_due(peer) <= now) => {
+                if rekey {
+                    self.rekey(now, wall, id);
+                }
+                self.ping_selected(now, id);
+            }
+            _ => {}
+        }
+        self.arm(id);
+    }
+
+    /// The last ping was not answered either: pings again, on all paths from the second time on, and then looks for others.
+    fn ping_again(&mut self, now: Instant, wall: Timestamp, id: PeerId, waiting: Waiting) {
+        let pause = PING_PAUSES[waiting.pings.min(PING_PAUSES.len() - 1)];
+        let pings = waiting.pings + 1;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.waiting = Some(Waiting { pings, next: now + pause, ..waiting });
+        let selected = peer.paths.selected();
+        let others: Vec<Link> = peer.paths.usable(now).filter(|link| pings >= 2 && Some(*link) != selected).collect();
+        for link in selected.into_iter().chain(others) {
+            self.ping_with(now, id, None, link, None);
+        }
+        if pings == REPAIR_PINGS {
+            self.repair(now, wall, id);
+        }
+    }
+
+    /// Looks for another way to a peer that is still connected: a new handshake at its addresses and through common peers.
+    pub(crate) fn repair(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let mut addresses: Vec<SocketAddr> = peer.paths.usable(now).filter_map(Link::address).collect();
+        if let Some(wanted) = self.wanted.get(&id) {
+            addresses.extend(wanted.addresses.iter().filter(|address| !peer.paths.is_at(**address)));
+        }
+        // Its key was valid when the session was made.
+        let _ = self.dial(now, wall, id, addresses, Purpose::Repair);
+    }
+
+    fn rekey(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
+        let address = self.peers.get(&id).and_then(|peer| peer.paths.selected()).and_then(Link::address);
+        let _ = self.dial(now, wall, id, address.into_iter().collect(), Purpose::Rekey);
+    }
+
+    /// Forgets a peer, and tells those whom it concerns.
+    pub(crate) fn drop_peer(&mut self, now: Instant, id: PeerId, reason: DisconnectReason) {
+        let connected = self.peers.get(&id).is_some_and(|peer| peer.connected());
+        self.forget(id);
+        if !connected {
+            return;
+        }
+        self.connected.remove(&id);
+        self.emit(Event::Disconnected { peer: id, reason });
+        self.on_relay_lost(now, id);
+        if self.wanted.contains_key(&id) {
+            self.redial_later(now, id);
+        }
+        self.on_lost(now, id);
+    }
+
+    /// Removes all that is kept of a peer.
+    pub(crate) fn forget(&mut self, id: PeerId) {
+        self.end_dial(id);
+        for timer in [Timer::Peer(id), Timer::Probe(id), Timer::Repair(id)] {
+            self.timers.clear(timer);
+        }
+        let Some(peer) = self.peers.remove(&id) else { return };
+        for index in peer.sessions.indices() {
+            self.indices.remove(&index);
+        }
+        if let Some(answered) = peer.answered {
+            self.digests.remove(&answered.digest);
+        }
+        self.routes.retain(|_, (_, far)| *far != id);
+    }
+}

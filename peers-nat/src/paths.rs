@@ -1,0 +1,345 @@
+//! The paths to one peer: which addresses and relays reach it, which are proven, and which one is in use.
+//!
+//! An address is proven when a token that was sent there, and nowhere else, has come back. Until then it is sent no more than three times what came from it.
+
+use core::net::SocketAddr;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use peers_wire::PeerId;
+
+use crate::address::{self, Scope};
+use crate::control::{Route, Token};
+use crate::relay::ROUTE_IDLE;
+
+/// Most direct addresses, relays and unanswered pings that are kept for one peer.
+const MAX_DIRECT: usize = 8;
+const MAX_RELAYED: usize = 3;
+const MAX_PINGS: usize = 16;
+/// Most addresses of one peer that are probed at once.
+const MAX_PROBED: usize = 9;
+/// Bytes that an unproven address may be sent per byte received from it.
+const AMPLIFICATION: usize = 3;
+/// A relay forgets a route that is idle for [`ROUTE_IDLE`]; we stop counting on it before.
+const ROUTE_USABLE: Duration = ROUTE_IDLE.saturating_sub(Duration::from_secs(30));
+/// A path that was silent for so long may have been left by the other end.
+const SILENT: Duration = Duration::from_secs(2);
+/// When an introduced address is probed, after the first time.
+const PROBE_PAUSES: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
+/// One way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Link {
+    Direct(SocketAddr),
+    Relayed { via: PeerId, route: Route },
+}
+
+impl Link {
+    /// The address that a datagram came from, if it did not come through a relay.
+    pub(crate) const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Direct(address) => Some(address),
+            Self::Relayed { .. } => None,
+        }
+    }
+}
+
+/// An address that the peer was heard from or may be at.
+#[derive(Debug)]
+struct Direct {
+    address: SocketAddr,
+    proven: bool,
+    /// Bytes that it may still be sent while it is not proven.
+    credit: usize,
+    /// When it was first heard since it was last silent, and last.
+    first_heard: Instant,
+    heard: Instant,
+    pinged: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Relayed {
+    via: PeerId,
+    route: Route,
+    used: Instant,
+}
+
+#[derive(Debug)]
+struct Probed {
+    address: SocketAddr,
+    sent: usize,
+    due: Instant,
+}
+
+/// The paths to one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Paths {
+    direct: Vec<Direct>,
+    relayed: Vec<Relayed>,
+    probed: Vec<Probed>,
+    pings: VecDeque<(Token, Link, Instant)>,
+    selected: Option<Link>,
+    introduced_at: Option<SocketAddr>,
+    rtt: Option<Duration>,
+}
+
+impl Paths {
+    /// The path in use.
+    pub(crate) const fn selected(&self) -> Option<Link> {
+        self.selected
+    }
+
+    /// The smoothed round trip time of the path in use.
+    pub(crate) const fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// The proven address in use; what this peer, as a relay, is reached at.
+    pub(crate) fn proven_address(&self) -> Option<SocketAddr> {
+        let address = self.selected?.address()?;
+        self.direct.iter().any(|direct| direct.address == address && direct.proven).then_some(address)
+    }
+
+    /// Whether a datagram from `address` may be this peer's: it is one of its proven addresses.
+    pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
+        self.direct.iter().any(|direct| direct.address == address && direct.proven)
+    }
+
+    /// An authenticated datagram of `bytes` came by `link`.
+    pub(crate) fn heard(&mut self, now: Instant, link: Link, bytes: usize) {
+        match link {
+            Link::Direct(address) => {
+                let direct = self.direct_mut(now, address);
+                direct.heard = now;
+                if !direct.proven {
+                    direct.credit = direct.credit.saturating_add(AMPLIFICATION * bytes);
+                }
+            }
+            Link::Relayed { .. } => self.touch(now, link),
+        }
+        if self.selected.is_none() {
+            self.select(link);
+        }
+    }
+
+    /// Whether `bytes` may be sent by `link` now; if so, they are counted.
+    pub(crate) fn charge(&mut self, now: Instant, link: Link, bytes: usize) -> bool {
+        match link {
+            Link::Direct(address) => match self.direct.iter_mut().find(|direct| direct.address == address) {
+                Some(direct) if direct.proven => true,
+                Some(direct) => match direct.credit.checked_sub(bytes) {
+                    Some(left) => {
+                        direct.credit = left;
+                        true
+                    }
+                    None => false,
+                },
+                None => false,
+            },
+            Link::Relayed { .. } => {
+                self.touch(now, link);
+                true
+            }
+        }
+    }
+
+    /// Whether `link` is an unproven address that was not pinged for `pause`, and should be.
+    pub(crate) fn should_prove(&self, now: Instant, link: Link, pause: Duration) -> bool {
+        link.address().is_some_and(|address| {
+            self.direct.iter().any(|d| d.address == address && !d.proven && d.pinged.is_none_or(|at| now.duration_since(at) >= pause))
+        })
+    }
+
+    /// A ping with `token` goes out by `link`.
+    pub(crate) fn pinged(&mut self, now: Instant, link: Link, token: Token) {
+        if self.pings.len() == MAX_PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back((token, link, now));
+        if let Link::Direct(address) = link {
+            self.direct.iter_mut().filter(|direct| direct.address == address).for_each(|direct| direct.pinged = Some(now));
+        }
+    }
+
+    /// A pong with `token` came by `link`; if it answers a ping on that path, the path is proven and may become the one in use. `suspect`: the one in use does not answer.
+    ///
+    /// Returns whether it does.
+    pub(crate) fn answered(&mut self, now: Instant, link: Link, token: Token, suspect: bool) -> bool {
+        let position = self.pings.iter().position(|(sent, by, _)| *sent == token && *by == link);
+        let Some((_, _, at)) = position.and_then(|position| self.pings.remove(position)) else { return false };
+        let rtt = now.duration_since(at);
+        self.prove(now, link, suspect);
+        if self.selected == Some(link) {
+            self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        }
+        true
+    }
+
+    /// `link` reaches the peer and nobody else; it is used if it is better than the one in use, or that one is `suspect`.
+    pub(crate) fn prove(&mut self, now: Instant, link: Link, suspect: bool) {
+        let Link::Direct(address) = link else {
+            if suspect || self.selected.is_none() {
+                self.select(link);
+            }
+            return;
+        };
+        let direct = self.direct_mut(now, address);
+        let (was_proven, first_heard) = (direct.proven, direct.first_heard);
+        direct.proven = true;
+        let better = match self.selected {
+            None | Some(Link::Relayed { .. }) => true,
+            Some(Link::Direct(current)) if current == address => false,
+            Some(Link::Direct(current)) => match self.direct.iter().find(|direct| direct.address == current) {
+                Some(old) if old.proven && !suspect => {
+                    let (old_rank, rank) = (rank(current), rank(address));
+                    rank < old_rank || (rank == old_rank && !was_proven && old.heard < first_heard)
+                }
+                _ => true,
+            },
+        };
+        if better {
+            self.select(link);
+        }
+        let reached = rank(address);
+        self.probed.retain(|probed| rank(probed.address) < reached);
+    }
+
+    /// Learns a route through a relay; returns the one that it replaces.
+    pub(crate) fn add_relay(&mut self, now: Instant, via: PeerId, route: Route) -> Option<Route> {
+        let mut replaced = None;
+        match self.relayed.iter_mut().find(|relayed| relayed.via == via) {
+            Some(relayed) => {
+                replaced = (relayed.route != route).then_some(relayed.route);
+                (relayed.route, relayed.used) = (route, now);
+            }
+            None => {
+                if self.relayed.len() == MAX_RELAYED {
+                    let in_use = |i: &usize| matches!(self.selected, Some(Link::Relayed { via, .. }) if via == self.relayed[*i].via);
+                    let oldest = (0..MAX_RELAYED).min_by_key(|i| (in_use(i), self.relayed[*i].used)).unwrap_or(0);
+                    replaced = Some(self.relayed.swap_remove(oldest).route);
+                }
+                self.relayed.push(Relayed { via, route, used: now });
+            }
+        }
+        if let Some(Link::Relayed { via: in_use, route: old }) = &mut self.selected
+            && *in_use == via
+        {
+            *old = route;
+        }
+        replaced
+    }
+
+    fn touch(&mut self, now: Instant, link: Link) {
+        if let Link::Relayed { route, .. } = link {
+            self.relayed.iter_mut().filter(|relayed| relayed.route == route).for_each(|relayed| relayed.used = now);
+        }
+    }
+
+    /// The peer has moved to another session, which was heard by `link`. `restarted`: it has forgotten the paths it knew.
+    pub(crate) fn adopt(&mut self, now: Instant, link: Link, restarted: bool) {
+        let works = match self.selected {
+            Some(Link::Direct(address)) => {
+                self.direct.iter().any(|direct| direct.address == address && direct.proven && now.duration_since(direct.heard) < SILENT)
+            }
+            Some(Link::Relayed { .. }) => matches!(link, Link::Direct(_)),
+            None => false,
+        };
+        let usable = link.address().is_none_or(|address| self.is_at(address));
+        if restarted || (!works && usable) {
+            self.select(link);
+        }
+    }
+
+    /// Where the relay that introduced the peer saw it.
+    pub(crate) const fn introduced_at(&self) -> Option<SocketAddr> {
+        self.introduced_at
+    }
+
+    /// A relay sees the peer at `seen`.
+    pub(crate) const fn set_introduced_at(&mut self, seen: SocketAddr) {
+        self.introduced_at = Some(seen);
+    }
+
+    /// Forgets the routes through `via`, or only `route`; returns whether the one in use was among them. Another path is then in use, if there is one.
+    pub(crate) fn remove_relay(&mut self, now: Instant, via: PeerId, route: Option<Route>) -> bool {
+        let gone = |relay: PeerId, on: Route| relay == via && route.is_none_or(|route| route == on);
+        self.relayed.retain(|relayed| !gone(relayed.via, relayed.route));
+        let Some(Link::Relayed { via: relay, route: on }) = self.selected else { return false };
+        if !gone(relay, on) {
+            return false;
+        }
+        self.selected = None;
+        if let Some(other) = self.usable(now).next() {
+            self.select(other);
+        }
+        true
+    }
+
+    /// The relayed paths that should still be there, and the proven direct ones.
+    pub(crate) fn usable(&self, now: Instant) -> impl Iterator<Item = Link> {
+        let relayed = self.relayed.iter().filter(move |relayed| now.duration_since(relayed.used) < ROUTE_USABLE);
+        let relayed = relayed.map(|relayed| Link::Relayed { via: relayed.via, route: relayed.route });
+        self.direct.iter().filter(|direct| direct.proven).map(|direct| Link::Direct(direct.address)).chain(relayed)
+    }
+
+    /// A peer that `named` its addresses is to be probed there.
+    pub(crate) fn probe(&mut self, now: Instant, address: SocketAddr) {
+        let reached = self.proven_address().map(rank);
+        let known = self.probed.iter().any(|probed| probed.address == address) || self.is_at(address);
+        if !known && self.probed.len() < MAX_PROBED && reached.is_none_or(|reached| rank(address) < reached) {
+            self.probed.push(Probed { address, sent: 0, due: now });
+        }
+    }
+
+    /// The addresses to probe now; each is due again after a growing pause, a bounded number of times.
+    pub(crate) fn due_probes(&mut self, now: Instant) -> Vec<SocketAddr> {
+        let mut due = Vec::new();
+        for probed in self.probed.iter_mut().filter(|probed| probed.due <= now) {
+            due.push(probed.address);
+            probed.due = now + PROBE_PAUSES.get(probed.sent).copied().unwrap_or_default();
+            probed.sent += 1;
+        }
+        self.probed.retain(|probed| probed.sent <= PROBE_PAUSES.len());
+        due
+    }
+
+    /// When an address is to be probed next.
+    pub(crate) fn next_probe(&self) -> Option<Instant> {
+        self.probed.iter().map(|probed| probed.due).min()
+    }
+
+    fn select(&mut self, link: Link) {
+        if self.selected != Some(link) {
+            self.selected = Some(link);
+            self.rtt = None;
+        }
+    }
+
+    fn direct_mut(&mut self, now: Instant, address: SocketAddr) -> &mut Direct {
+        if let Some(position) = self.direct.iter().position(|direct| direct.address == address) {
+            return &mut self.direct[position];
+        }
+        if self.direct.len() == MAX_DIRECT {
+            let in_use = self.selected.and_then(Link::address);
+            let oldest = (0..MAX_DIRECT).filter(|i| Some(self.direct[*i].address) != in_use).min_by_key(|i| (self.direct[*i].proven, self.direct[*i].heard));
+            self.direct.swap_remove(oldest.unwrap_or(0));
+        }
+        self.direct.push(Direct { address, proven: false, credit: 0, first_heard: now, heard: now, pinged: None });
+        let last = self.direct.len() - 1;
+        &mut self.direct[last]
+    }
+}
+
+/// Smaller is better: nearer first, then IPv6, which has no NAT to keep open.
+///
+/// Source: RFC 8445, section 5.1.2 (type and local preference).
+fn rank(address: SocketAddr) -> (Option<Scope>, bool) {
+    (address::scope(address), address.is_ipv4())
+}

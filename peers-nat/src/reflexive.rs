@@ -1,0 +1,75 @@
+//! The addresses at which other peers see us.
+
+use core::net::SocketAddr;
+use std::collections::{BTreeMap, VecDeque};
+
+use peers_wire::PeerId;
+
+use crate::address;
+
+/// Peers whose latest report is kept.
+const MAX_REPORTERS: usize = 32;
+
+/// What peers report; nobody's report counts twice.
+#[derive(Debug, Default)]
+pub(crate) struct Reflexive {
+    reports: BTreeMap<PeerId, SocketAddr>,
+    order: VecDeque<PeerId>,
+}
+
+impl Reflexive {
+    /// `reporter` sees us at `seen`; returns whether nobody else said so before.
+    pub(crate) fn report(&mut self, reporter: PeerId, seen: SocketAddr) -> bool {
+        if address::scope(seen).is_none() || self.reports.get(&reporter) == Some(&seen) {
+            return false;
+        }
+        let new = !self.reports.values().any(|known| *known == seen);
+        if self.reports.insert(reporter, seen).is_none() {
+            if self.order.len() == MAX_REPORTERS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.reports.remove(&oldest);
+            }
+            self.order.push_back(reporter);
+        }
+        new
+    }
+
+    /// The reported addresses, those with most reporters first.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        let mut counts: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+        for seen in self.reports.values() {
+            *counts.entry(*seen).or_default() += 1;
+        }
+        let mut addresses: Vec<_> = counts.into_iter().collect();
+        addresses.sort_by_key(|(address, count)| (core::cmp::Reverse(*count), *address));
+        addresses.into_iter().map(|(address, _)| address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_reporter_counts_once_and_the_most_agreed_address_comes_first() {
+        let (a, b) = ("1.2.3.4:5".parse().unwrap(), "1.2.3.4:6".parse().unwrap());
+        let mut reflexive = Reflexive::default();
+        assert!(reflexive.report(PeerId([1; 32]), a));
+        assert!(!reflexive.report(PeerId([1; 32]), a));
+        assert!(reflexive.report(PeerId([1; 32]), b));
+        assert!(reflexive.report(PeerId([2; 32]), a));
+        assert!(!reflexive.report(PeerId([3; 32]), b));
+        assert_eq!(reflexive.addresses().collect::<Vec<_>>(), [b, a]);
+    }
+
+    #[test]
+    fn reports_are_bounded_and_impossible_addresses_ignored() {
+        let mut reflexive = Reflexive::default();
+        for n in 0..100 {
+            reflexive.report(PeerId([n; 32]), SocketAddr::from(([1, 2, 3, 4], 1 + u16::from(n))));
+        }
+        assert_eq!(reflexive.addresses().count(), MAX_REPORTERS);
+        assert!(!reflexive.report(PeerId([200; 32]), "0.0.0.0:1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,137 @@
+//! The sessions with one peer: the one in use, and those that are beginning or ending beside it.
+//!
+//! Both ends may begin a session at once, and either may replace one at any time; both must settle on the same. The end with the smaller id decides: for [`GLARE`] it stays with a
+//! session that it initiated. The other follows: it sends on whichever session it heard last.
+
+use std::time::{Duration, Instant};
+
+use peers_crypto::Session;
+
+use crate::control::Association;
+
+/// How long the deciding end holds on to a session of its own against one that the other end began at the same time.
+const GLARE: Duration = Duration::from_secs(3);
+/// A session not in use is forgotten after so much silence.
+pub(crate) const LINGER: Duration = Duration::from_secs(15);
+/// Most sessions beside the one in use.
+const MAX_OTHERS: usize = 4;
+
+/// A session and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Keyed {
+    pub(crate) session: Session,
+    /// Whether we initiated it.
+    pub(crate) initiated: bool,
+    pub(crate) since: Instant,
+    /// When a datagram was last opened, or `since`.
+    pub(crate) heard: Instant,
+    /// Which connection the other end takes it to belong to, once it has said so.
+    pub(crate) association: Option<Association>,
+    /// Whether it was in use and is being left.
+    left: bool,
+}
+
+impl Keyed {
+    pub(crate) const fn new(now: Instant, session: Session, initiated: bool, association: Option<Association>) -> Self {
+        Self { session, initiated, since: now, heard: now, association, left: false }
+    }
+}
+
+/// The sessions with one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    pub(crate) current: Option<Keyed>,
+    others: Vec<Keyed>,
+}
+
+/// What hearing a session led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The same session stays in use.
+    Same,
+    /// It is in use from now on.
+    Switched,
+    /// It is in use from now on, and belongs to another connection than the one before: these sessions (their indices) are forgotten.
+    Replaced(Vec<u32>),
+    /// What connection it belongs to is not known yet: its data cannot be taken.
+    Unknown,
+}
+
+impl Sessions {
+    /// Adds a session. One that we initiated is used at once if there is no other, as its other end has proven itself. Returns the index of one that had to go.
+    pub(crate) fn add(&mut self, keyed: Keyed) -> Option<u32> {
+        if self.current.is_none() && keyed.initiated {
+            self.current = Some(keyed);
+            return None;
+        }
+        self.others.push(keyed);
+        (self.others.len() > MAX_OTHERS).then(|| self.others.remove(0).session.local_index())
+    }
+
+    /// The session with this local index.
+    pub(crate) fn get(&mut self, index: u32) -> Option<&mut Keyed> {
+        self.current.iter_mut().chain(&mut self.others).find(|keyed| keyed.session.local_index() == index)
+    }
+
+    /// A datagram was opened by the session `index`; `decides`: our id is the smaller one.
+    pub(crate) fn heard(&mut self, now: Instant, index: u32, decides: bool) -> Heard {
+        if let Some(current) = &mut self.current
+            && current.session.local_index() == index
+        {
+            current.heard = now;
+            return Heard::Same;
+        }
+        let Some(position) = self.others.iter().position(|keyed| keyed.session.local_index() == index) else {
+            return Heard::Unknown;
+        };
+        self.others[position].heard = now;
+        let (association, left) = (self.others[position].association, self.others[position].left);
+        let Some(current) = &self.current else {
+            self.current = Some(self.others.swap_remove(position));
+            return Heard::Switched;
+        };
+        if association.is_none() {
+            return Heard::Unknown;
+        }
+        if current.association.is_some() && association != current.association {
+            let fresh = self.others.swap_remove(position);
+            let mut gone = self.indices();
+            gone.retain(|gone| *gone != index);
+            self.others.clear();
+            self.current = Some(fresh);
+            return Heard::Replaced(gone);
+        }
+        let silent = now.duration_since(current.heard);
+        let stays = if left { silent < 2 * GLARE } else { current.initiated && now.duration_since(current.since) < GLARE };
+        if decides && stays {
+            return Heard::Same;
+        }
+        let mut fresh = self.others.swap_remove(position);
+        fresh.left = false;
+        if let Some(mut old) = self.current.replace(fresh) {
+            old.left = true;
+            self.others.push(old);
+        }
+        Heard::Switched
+    }
+
+    /// Forgets sessions beside the one in use that are silent; returns their indices.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<u32> {
+        self.others.extract_if(.., |keyed| now.duration_since(keyed.heard) >= LINGER).map(|keyed| keyed.session.local_index()).collect()
+    }
+
+    /// When the next session beside the one in use has been silent for long enough.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        self.others.iter().map(|keyed| keyed.heard + LINGER).min()
+    }
+
+    /// The local indices of all.
+    pub(crate) fn indices(&self) -> Vec<u32> {
+        self.current.iter().chain(&self.others).map(|keyed| keyed.session.local_index()).collect()
+    }
+
+    /// There is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.current.is_none() && self.others.is_empty()
+    }
+}
