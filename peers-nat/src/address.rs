@@ -145,6 +145,9 @@ mod tests {
     fn a_peer_seen_on_the_lan_may_name_lan_addresses() {
         assert!(may_probe(address("192.168.1.7:500"), address("192.168.1.2:9"), core::iter::empty()));
         assert!(may_probe(address("127.0.0.1:500"), address("127.0.0.1:9"), core::iter::empty()));
-        assert!(!may_probe(address("[fe80::1]:500"), address("192.168.1.2:9"), core::iter::empty()), "a link-local address without its link");
+        assert!(
+            !may_probe(address("[fe80::1]:500"), address("192.168.1.2:9"), core::iter::empty()),
+            "a link-local address without its link"
+        );
     }
 }

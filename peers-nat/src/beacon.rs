@@ -31,8 +31,14 @@ const ANSWERS: (u32, u32) = (16, 1);
 /// Nonces that are remembered, so that a beacon is answered once.
 const MAX_NONCES: usize = 256;
 /// Pauses between the first beacons; from then on the last.
-const PAUSES: [Duration; 6] =
-    [Duration::from_millis(400), Duration::from_millis(800), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
+const PAUSES: [Duration; 6] = [
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+];
 
 type Tag = [u8; 8];
 
@@ -174,7 +180,7 @@ mod tests {
     #[test]
     fn no_two_beacons_look_alike() {
         let (mut beacons, mut rng) = (Beacons::new(SWARM), ChaCha20Rng::seed_from_u64(1));
-        let (first, second) = (beacons.next(4000, true, &mut rng).0, beacons.next(4000, &mut rng).0);
+        let (first, second) = (beacons.next(4000, true, &mut rng).0, beacons.next(4000, true, &mut rng).0);
         assert_ne!(first[1..17], second[1..17]);
         assert_ne!(first[19..27], second[19..27]);
     }
@@ -206,7 +212,7 @@ mod tests {
         let (mut beacons, mut rng) = (Beacons::new(SWARM), ChaCha20Rng::seed_from_u64(1));
         let first_second = beacons.next(4000, true, &mut rng).1;
         assert!(first_second < Duration::from_millis(500));
-        assert!((0..10).map(|_| beacons.next(4000, true, &mut rng).1).next_back() > Some(Duration::from_secs(45)));
+        assert!((0..10).map(|_| beacons.next(4000, true, &mut rng).1).last() > Some(Duration::from_secs(45)));
     }
 
     proptest! {

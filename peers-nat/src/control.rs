@@ -117,7 +117,11 @@ fn decode_one<'a>(reader: &mut Reader<'a>) -> Result<Control<'a>, DecodeError> {
             Control::Peers { ids: (0..count).map(|_| id(reader)).collect::<Result<_, _>>()? }
         }
         6 => Control::Introduce { target: id(reader)?, initiation: reader.string(MAX_INITIATION, "initiation")? },
-        7 => Control::Introduction { route: reader.u64()?, address: some_address(reader)?, initiation: reader.string(MAX_INITIATION, "initiation")? },
+        7 => Control::Introduction {
+            route: reader.u64()?,
+            address: some_address(reader)?,
+            initiation: reader.string(MAX_INITIATION, "initiation")?,
+        },
         8 => Control::Introduced { target: id(reader)?, route: reader.u64()?, address: some_address(reader)? },
         9 => Control::Refused { target: id(reader)? },
         10 => Control::RouteClosed { route: reader.u64()? },
@@ -211,13 +215,25 @@ mod tests {
     fn messages() -> impl Strategy<Value = Control<'static>> {
         let initiations = vec(any::<u8>(), 0..MAX_INITIATION).prop_map(|bytes| &*bytes.leak());
         prop_oneof![
-            (any::<(u64, u32)>(), proptest::option::of(addresses())).prop_map(|((token, association), observed)| Control::Ping { token, association, observed }),
-            (any::<(u64, u32)>(), proptest::option::of(addresses())).prop_map(|((token, association), observed)| Control::Pong { token, association, observed }),
+            (any::<(u64, u32)>(), proptest::option::of(addresses())).prop_map(|((token, association), observed)| Control::Ping {
+                token,
+                association,
+                observed
+            }),
+            (any::<(u64, u32)>(), proptest::option::of(addresses())).prop_map(|((token, association), observed)| Control::Pong {
+                token,
+                association,
+                observed
+            }),
             Just(Control::Close),
             Just(Control::PeersRequest),
             vec(ids(), 0..=MAX_SAMPLE).prop_map(|ids| Control::Peers { ids }),
             (ids(), initiations.clone()).prop_map(|(target, initiation)| Control::Introduce { target, initiation }),
-            (any::<u64>(), addresses(), initiations).prop_map(|(route, address, initiation)| Control::Introduction { route, address, initiation }),
+            (any::<u64>(), addresses(), initiations).prop_map(|(route, address, initiation)| Control::Introduction {
+                route,
+                address,
+                initiation
+            }),
             (ids(), any::<u64>(), addresses()).prop_map(|(target, route, address)| Control::Introduced { target, route, address }),
             ids().prop_map(|target| Control::Refused { target }),
             any::<u64>().prop_map(|route| Control::RouteClosed { route }),

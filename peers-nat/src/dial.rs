@@ -92,7 +92,14 @@ impl Agent {
     }
 
     /// Begins a handshake with `id` unless one is under way: directly at `addresses`, through relays, and at an address it was connected at before.
-    pub(crate) fn dial(&mut self, now: Instant, wall: Timestamp, id: PeerId, addresses: Vec<SocketAddr>, purpose: Purpose) -> Result<(), HandshakeError> {
+    pub(crate) fn dial(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        id: PeerId,
+        addresses: Vec<SocketAddr>,
+        purpose: Purpose,
+    ) -> Result<(), HandshakeError> {
         if self.peers.get(&id).is_some_and(|peer| peer.dial.is_some()) {
             return Ok(());
         }
@@ -191,7 +198,8 @@ impl Agent {
     /// Where we may be reached: host candidates, then where others see us.
     pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
         let link_local = |address: &SocketAddr| matches!(address.ip(), core::net::IpAddr::V6(ip) if ip.is_unicast_link_local());
-        let host = self.local.iter().copied().filter(|local| address::scope(*local).is_some() && !link_local(local)).take(MAX_CANDIDATES - 2);
+        let host =
+            self.local.iter().copied().filter(|local| address::scope(*local).is_some() && !link_local(local)).take(MAX_CANDIDATES - 2);
         let mut candidates: Vec<SocketAddr> = host.collect();
         for seen in self.reflexive.addresses() {
             if !candidates.contains(&seen) && candidates.len() < MAX_CANDIDATES {
@@ -428,7 +436,11 @@ impl Agent {
                 discovery.initiator = Some(initiator);
             }
         }
-        let datagram = self.discoveries.get(&address).and_then(|discovery| discovery.initiator.as_ref()).map(|xx| Bytes::copy_from_slice(xx.datagram()));
+        let datagram = self
+            .discoveries
+            .get(&address)
+            .and_then(|discovery| discovery.initiator.as_ref())
+            .map(|xx| Bytes::copy_from_slice(xx.datagram()));
         self.timers.set(Timer::Discovery(address), now + pause);
         if let Some(datagram) = datagram {
             self.push(address, datagram);

@@ -176,7 +176,8 @@ impl Agent {
             self.stats.dropped_limited += 1;
             return;
         }
-        let direct = |id: &PeerId| *id != from && self.peers.get(id).is_some_and(|peer| peer.paths.proven_address().is_some() && !peer.suspect());
+        let direct =
+            |id: &PeerId| *id != from && self.peers.get(id).is_some_and(|peer| peer.paths.proven_address().is_some() && !peer.suspect());
         let mut ids: Vec<PeerId> = self.connected.iter().copied().filter(direct).collect();
         let count = ids.len().min(MAX_SAMPLE);
         for i in 0..count {

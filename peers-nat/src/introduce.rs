@@ -35,7 +35,10 @@ impl Agent {
         let in_use = peer.paths.selected();
         let may = |id: &PeerId| {
             let lost = dial.purpose == Purpose::Repair && matches!(in_use, Some(Link::Relayed { via, .. }) if via == *id);
-            !lost && *id != target && !peer.introducers.contains(id) && self.peers.get(id).is_some_and(|peer| peer.connected() && peer.paths.proven_address().is_some() && !peer.suspect())
+            !lost
+                && *id != target
+                && !peer.introducers.contains(id)
+                && self.peers.get(id).is_some_and(|peer| peer.connected() && peer.paths.proven_address().is_some() && !peer.suspect())
         };
         let mut relays: Vec<PeerId> = match (dial.purpose, in_use) {
             (Purpose::Rekey, Some(Link::Relayed { via, .. })) => vec![via],
@@ -163,7 +166,8 @@ impl Agent {
                 self.send_control(now, other, None, link, &[Control::RouteClosed { route }]);
             }
         }
-        let lost: Vec<(Route, PeerId)> = self.routes.iter().filter(|(_, (via, _))| *via == id).map(|(route, (_, far))| (*route, *far)).collect();
+        let lost: Vec<(Route, PeerId)> =
+            self.routes.iter().filter(|(_, (via, _))| *via == id).map(|(route, (_, far))| (*route, *far)).collect();
         for (route, far) in lost {
             self.routes.remove(&route);
             self.lost_route(now, far, id, None);

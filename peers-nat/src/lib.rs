@@ -18,7 +18,8 @@ mod sessions;
 mod timers;
 
 pub use agent::{
-    Agent, ConnectError, DisconnectReason, Event, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED, Path, PeerInfo, SendError, Transmit,
+    Agent, ConnectError, DisconnectReason, Event, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED, Path, PeerInfo,
+    SendError, Transmit,
 };
 pub use beacon::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT};
 pub use config::{Config, MAX_SESSIONS, PUBLIC_SWARM, Stats};

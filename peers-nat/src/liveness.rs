@@ -68,7 +68,7 @@ impl Agent {
         }
         match plaintext.first() {
             Some(&DATA) => {
-                if self.settle(now, id, index, link) {
+                if self.settle(now, id, index, link, true) {
                     let data = plaintext.slice(1..);
                     self.emit(Event::Data { peer: id, data });
                 } else {
@@ -92,7 +92,8 @@ impl Agent {
         if let Some(told) = told {
             self.learn_association(id, index, told);
         }
-        if !self.settle(now, id, index, link) {
+        let chosen = messages.iter().any(|message| !matches!(message, Control::Pong { .. }));
+        if !self.settle(now, id, index, link, chosen) {
             self.stats.dropped_early += 1;
             return;
         }
@@ -123,10 +124,10 @@ impl Agent {
     }
 
     /// The session `index` was heard: decides which one is in use, and tells the layer above what follows. Returns whether its content may be taken.
-    fn settle(&mut self, now: Instant, id: PeerId, index: u32, link: Link) -> bool {
+    fn settle(&mut self, now: Instant, id: PeerId, index: u32, link: Link, chosen: bool) -> bool {
         let decides = self.key.id() < id;
         let Some(peer) = self.peers.get_mut(&id) else { return false };
-        match peer.sessions.heard(now, index, decides) {
+        match peer.sessions.heard(now, index, chosen, decides) {
             Heard::Same => {}
             Heard::Switched => {
                 peer.paths.adopt(now, link, false);
@@ -180,10 +181,11 @@ impl Agent {
 
     fn on_ping(&mut self, now: Instant, id: PeerId, index: u32, link: Link, token: u64, observed: Option<SocketAddr>) {
         self.observed(id, observed);
-        let Some(association) = self.peers.get(&id).map(|peer| peer.association) else { return };
-        let pong = Control::Pong { token, association, observed: link.address() };
-        let prove = self.peers.get(&id).is_some_and(|peer| peer.paths.should_prove(now, link, PROVE_PAUSE));
-        if prove {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let pong = Control::Pong { token, association: peer.association, observed: link.address() };
+        // A ping says that its session is the chosen one.
+        let current = peer.sessions.current.as_ref().is_some_and(|current| current.session.local_index() == index);
+        if current && peer.paths.should_prove(now, link, PROVE_PAUSE) {
             self.ping_with(now, id, Some(index), link, Some(pong));
         } else {
             self.send_control(now, id, Some(index), link, &[pong]);
@@ -276,7 +278,15 @@ impl Agent {
     }
 
     /// Seals on the session `index`, or the one in use, and sends by `link`. `probe`: to an address whatever it has proven; the caller has counted it.
-    pub(crate) fn seal_and_send(&mut self, now: Instant, id: PeerId, index: Option<u32>, link: Link, plaintext: &[u8], probe: bool) -> bool {
+    pub(crate) fn seal_and_send(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        index: Option<u32>,
+        link: Link,
+        plaintext: &[u8],
+        probe: bool,
+    ) -> bool {
         let size = DATA_HEADER + plaintext.len() + MAX_TAG;
         let (destination, mut datagram) = match link {
             Link::Direct(address) => (address, Vec::with_capacity(size)),
@@ -356,22 +366,23 @@ impl Agent {
         let age = now.duration_since(current.since);
         let rekey_after = if current.initiated { self.config.rekey_after } else { self.config.rekey_after.mul_f64(1.5) };
         let rekey = age >= rekey_after || current.session.should_rekey(Duration::ZERO);
-        match peer.waiting {
+        let heard = peer.heard;
+        let waiting = peer.waiting;
+        let keep_alive = self.peers.get(&id).is_some_and(|peer| self.keep_alive_due(peer) <= now);
+        match waiting {
             Some(waiting) if waiting.next <= now => {
                 let dead_after = if waiting.data { self.config.dead_after * 2 / 3 } else { self.config.dead_after };
-                if now.duration_since(waiting.since) >= dead_after && now.duration_since(peer.heard) >= dead_after {
+                if now.duration_since(waiting.since) >= dead_after && now.duration_since(heard) >= dead_after {
                     self.drop_peer(now, id, DisconnectReason::Timeout);
                     return;
                 }
                 self.ping_again(now, wall, id, waiting);
             }
-            None if self.peers.get(&id).is_some_and(|peer| self.keep_alive_due(peer) <= now) => {
-                if rekey {
-                    self.rekey(now, wall, id);
-                }
-                self.ping_selected(now, id);
-            }
+            None if keep_alive => self.ping_selected(now, id),
             _ => {}
+        }
+        if rekey {
+            self.rekey(now, wall, id);
         }
         self.arm(id);
     }

@@ -276,7 +276,8 @@ impl Paths {
             return false;
         }
         self.selected = None;
-        if let Some(other) = self.usable(now).next() {
+        let other = self.usable(now).next();
+        if let Some(other) = other {
             self.select(other);
         }
         true
@@ -328,7 +329,9 @@ impl Paths {
         }
         if self.direct.len() == MAX_DIRECT {
             let in_use = self.selected.and_then(Link::address);
-            let oldest = (0..MAX_DIRECT).filter(|i| Some(self.direct[*i].address) != in_use).min_by_key(|i| (self.direct[*i].proven, self.direct[*i].heard));
+            let oldest = (0..MAX_DIRECT)
+                .filter(|i| Some(self.direct[*i].address) != in_use)
+                .min_by_key(|i| (self.direct[*i].proven, self.direct[*i].heard));
             self.direct.swap_remove(oldest.unwrap_or(0));
         }
         self.direct.push(Direct { address, proven: false, credit: 0, first_heard: now, heard: now, pinged: None });

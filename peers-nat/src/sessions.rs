@@ -1,7 +1,7 @@
 //! The sessions with one peer: the one in use, and those that are beginning or ending beside it.
 //!
 //! Both ends may begin a session at once, and either may replace one at any time; both must settle on the same. The end with the smaller id decides: for [`GLARE`] it stays with a
-//! session that it initiated. The other follows: it sends on whichever session it heard last.
+//! session that it initiated. The other follows: it sends on whichever session was last chosen by the other end, which says so by any datagram but a mere pong.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,10 @@ use crate::control::Association;
 
 /// How long the deciding end holds on to a session of its own against one that the other end began at the same time.
 const GLARE: Duration = Duration::from_secs(3);
-/// A session not in use is forgotten after so much silence.
-pub(crate) const LINGER: Duration = Duration::from_secs(15);
+/// A session not in use is forgotten after so much silence: longer than idle ends are silent, as the other end may take it for the one in use.
+const LINGER: Duration = Duration::from_secs(60);
+/// One that was never heard is forgotten sooner: its initiation may have been a replay.
+const HALF_OPEN: Duration = Duration::from_secs(10);
 /// Most sessions beside the one in use.
 const MAX_OTHERS: usize = 4;
 
@@ -23,8 +25,8 @@ pub(crate) struct Keyed {
     /// Whether we initiated it.
     pub(crate) initiated: bool,
     pub(crate) since: Instant,
-    /// When a datagram was last opened, or `since`.
-    pub(crate) heard: Instant,
+    /// When a datagram was last opened.
+    pub(crate) heard: Option<Instant>,
     /// Which connection the other end takes it to belong to, once it has said so.
     pub(crate) association: Option<Association>,
     /// Whether it was in use and is being left.
@@ -33,7 +35,11 @@ pub(crate) struct Keyed {
 
 impl Keyed {
     pub(crate) const fn new(now: Instant, session: Session, initiated: bool, association: Option<Association>) -> Self {
-        Self { session, initiated, since: now, heard: now, association, left: false }
+        Self { session, initiated, since: now, heard: None, association, left: false }
+    }
+
+    fn expires(&self) -> Instant {
+        self.heard.map_or(self.since + HALF_OPEN, |heard| heard + LINGER)
     }
 }
 
@@ -73,19 +79,19 @@ impl Sessions {
         self.current.iter_mut().chain(&mut self.others).find(|keyed| keyed.session.local_index() == index)
     }
 
-    /// A datagram was opened by the session `index`; `decides`: our id is the smaller one.
-    pub(crate) fn heard(&mut self, now: Instant, index: u32, decides: bool) -> Heard {
+    /// A datagram was opened by the session `index`. `chosen`: it was not a mere answer; `decides`: our id is the smaller one.
+    pub(crate) fn heard(&mut self, now: Instant, index: u32, chosen: bool, decides: bool) -> Heard {
         if let Some(current) = &mut self.current
             && current.session.local_index() == index
         {
-            current.heard = now;
+            current.heard = Some(now);
             return Heard::Same;
         }
         let Some(position) = self.others.iter().position(|keyed| keyed.session.local_index() == index) else {
             return Heard::Unknown;
         };
-        self.others[position].heard = now;
-        let (association, left) = (self.others[position].association, self.others[position].left);
+        self.others[position].heard = Some(now);
+        let Keyed { association, left, initiated, .. } = self.others[position];
         let Some(current) = &self.current else {
             self.current = Some(self.others.swap_remove(position));
             return Heard::Switched;
@@ -101,9 +107,10 @@ impl Sessions {
             self.current = Some(fresh);
             return Heard::Replaced(gone);
         }
-        let silent = now.duration_since(current.heard);
+        let silent = now.duration_since(current.heard.unwrap_or(current.since));
         let stays = if left { silent < 2 * GLARE } else { current.initiated && now.duration_since(current.since) < GLARE };
-        if decides && stays {
+        let ours = initiated && !left;
+        if !(chosen || ours) || (decides && stays) {
             return Heard::Same;
         }
         let mut fresh = self.others.swap_remove(position);
@@ -117,12 +124,12 @@ impl Sessions {
 
     /// Forgets sessions beside the one in use that are silent; returns their indices.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<u32> {
-        self.others.extract_if(.., |keyed| now.duration_since(keyed.heard) >= LINGER).map(|keyed| keyed.session.local_index()).collect()
+        self.others.extract_if(.., |keyed| keyed.expires() <= now).map(|keyed| keyed.session.local_index()).collect()
     }
 
     /// When the next session beside the one in use has been silent for long enough.
     pub(crate) fn expires(&self) -> Option<Instant> {
-        self.others.iter().map(|keyed| keyed.heard + LINGER).min()
+        self.others.iter().map(Keyed::expires).min()
     }
 
     /// The local indices of all.
