@@ -268,8 +268,8 @@ impl Reassembly {
 
     fn enforce_bounds(&mut self) {
         while self.orphans.len() > self.config.max_orphans {
-            let entries = self.orphans.iter().map(|(key, orphan)| (key.0.topic, 1, orphan.arrived, *key));
-            let Some(key) = stalest_of_heaviest(entries) else { break };
+            let entries = self.orphans.iter().map(|(key, orphan)| (&key.0.topic, 1, orphan.arrived, key));
+            let Some(key) = stalest_of_heaviest(entries).copied() else { break };
             self.orphans.remove(&key);
             self.stats.evicted_orphans += 1;
         }
@@ -278,9 +278,10 @@ impl Reassembly {
             let crowded = self.messages.len() > self.config.max_messages;
             let entries = self.messages.iter().map(|(key, message)| {
                 let weight = if crowded { 1 } else { message.bytes };
-                (key.0.topic, weight, message.progress, *key)
+                (&key.0.topic, weight, message.progress, key)
             });
-            let Some(message) = stalest_of_heaviest(entries).and_then(|key| self.messages.remove(&key)) else { break };
+            let victim = stalest_of_heaviest(entries).copied();
+            let Some(message) = victim.and_then(|key| self.messages.remove(&key)) else { break };
             self.bytes -= message.bytes;
             self.stats.evicted_messages += 1;
         }
@@ -419,25 +420,18 @@ impl Message {
 /// The least recent entry of the topic whose entries weigh most together.
 ///
 /// - `entries`: topic, weight, time and key, all of a topic one after the other
-fn stalest_of_heaviest<K>(entries: impl Iterator<Item = (TopicId, usize, Instant, K)>) -> Option<K> {
-    let mut heaviest: Option<(usize, K)> = None;
-    let mut current: Option<(TopicId, usize, Instant, K)> = None;
-    // One more entry of no weight ends the last topic.
-    for entry in entries.map(Some).chain([None]) {
-        match (&mut current, entry) {
-            (Some((topic, weight, time, key)), Some((t, w, at, k))) if *topic == t => {
-                *weight += w;
-                if at < *time {
-                    (*time, *key) = (at, k);
-                }
+fn stalest_of_heaviest<'a, K>(entries: impl Iterator<Item = (&'a TopicId, usize, Instant, &'a K)>) -> Option<&'a K> {
+    let mut heaviest: Option<(usize, &K)> = None;
+    let mut entries = entries.peekable();
+    while let Some((topic, mut total, mut stalest, mut key)) = entries.next() {
+        while let Some((_, weight, time, other)) = entries.next_if(|(next, ..)| *next == topic) {
+            total += weight;
+            if time < stalest {
+                (stalest, key) = (time, other);
             }
-            (_, next) => {
-                if let Some((_, weight, _, key)) = core::mem::replace(&mut current, next)
-                    && heaviest.as_ref().is_none_or(|(most, _)| weight > *most)
-                {
-                    heaviest = Some((weight, key));
-                }
-            }
+        }
+        if heaviest.is_none_or(|(most, _)| total > most) {
+            heaviest = Some((total, key));
         }
     }
     heaviest.map(|(_, key)| key)
