@@ -1,25 +1,34 @@
 //! Keys and what is done with them: identities, Noise sessions, topics, sealing, users as sets of devices.
 
+mod code;
 mod cookie;
+mod cpace;
 mod handshake;
+mod keyfile;
 mod keys;
 mod noise;
 mod seal;
 mod session;
 mod sodium;
+mod statement;
 mod topic;
+mod user;
 
+pub use code::{CODE_WORDS, LinkCode, ParseCodeError};
 pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};
 pub use handshake::{
     DatagramKind, Finished, HandshakeError, IK_INITIATION, Initiator, MAX_EARLY, MAX_REPLY, Response, XX_FIRST, XxResponder,
     receiver_index, respond,
 };
+pub use keyfile::{KEY_FILE, KeyFile, KeyFileError, PassphraseCost};
 pub use keys::{DeviceKey, Domain, Forged, derive, hash, keyed_hash, verify};
 pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};
 pub use session::{
     Cipher, DATA_HEADER, MAX_AEGIS_PLAINTEXT, MAX_DATAGRAM, MAX_PLAINTEXT, OpenError, REKEY_AFTER, REKEY_AFTER_DATAGRAMS, RELAY_HEADER,
     REPLAY_WINDOW, Session,
 };
+pub use statement::{Action, MAX_NAME, MAX_PARENTS, Statement, StatementId, UserId, consent, is_name};
 pub use topic::{
     Draft, Opened, PASSPHRASE_MEMORY, PASSPHRASE_PASSES, ReadError, ReadKey, SEAL_OVERHEAD, SealError, TopicKey, check_publisher,
 };
+pub use user::{Device, MAX_STATEMENTS, Revoked, User, UserError};
