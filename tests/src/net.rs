@@ -32,6 +32,8 @@ pub struct Links {
     pub duplication: f64,
     /// Probability that a datagram is held back by up to [`HELD_BACK`], so that later ones overtake it. Default 0.
     pub reordering: f64,
+    /// Probability that a datagram arrives damaged: with one byte changed, or cut short. Default 0.
+    pub corruption: f64,
 }
 
 impl Default for Links {
@@ -42,6 +44,7 @@ impl Default for Links {
             loss: 0.0,
             duplication: 0.0,
             reordering: 0.0,
+            corruption: 0.0,
         }
     }
 }
@@ -273,9 +276,14 @@ impl Network {
         self.hosts[host.0].traffic
     }
 
-    /// Datagrams sent by all hosts since the start, those that left included.
-    pub fn datagrams(&self) -> u64 {
-        self.hosts.iter().map(|host| host.traffic.sent).sum()
+    /// What all hosts together sent and received since the start, those that left included.
+    pub fn total(&self) -> Traffic {
+        self.hosts.iter().fold(Traffic::default(), |sum, host| Traffic {
+            sent: sum.sent + host.traffic.sent,
+            sent_bytes: sum.sent_bytes + host.traffic.sent_bytes,
+            received: sum.received + host.traffic.received,
+            received_bytes: sum.received_bytes + host.traffic.received_bytes,
+        })
     }
 
     /// Datagrams that did not arrive.
@@ -372,6 +380,7 @@ impl Network {
             self.drops.lost += 1;
             return;
         }
+        let payload = if self.happens(self.links.corruption) { self.damage(&payload) } else { payload };
         let base = self.now + queued + self.latency(site, destination);
         if self.happens(self.links.duplication) {
             let at = base + self.up_to(self.links.jitter);
@@ -426,6 +435,16 @@ impl Network {
         let (least, greatest) = self.links.latency;
         let pair = mix(mix(self.seed ^ a.0.min(b.0) as u64) ^ a.0.max(b.0) as u64);
         least + (greatest - least).mul_f64(pair as f64 / u64::MAX as f64)
+    }
+
+    fn damage(&mut self, payload: &[u8]) -> Bytes {
+        let mut damaged = payload.to_vec();
+        let at = self.rng.random_range(0..payload.len().max(1));
+        match damaged.get_mut(at) {
+            Some(byte) if self.rng.random() => *byte ^= self.rng.random_range(1..=u8::MAX),
+            _ => damaged.truncate(at),
+        }
+        damaged.into()
     }
 
     fn happens(&mut self, probability: f64) -> bool {
@@ -547,6 +566,23 @@ mod tests {
         assert!((900..1100).contains(&lost), "{lost}");
         assert!((400..500).contains(&(received + lost - 10_000)), "{received}");
         assert_eq!(network.traffic(b).received_bytes, received * (5 + HEADERS));
+    }
+
+    #[test]
+    fn a_damaged_datagram_differs_in_one_byte_or_is_cut_short() {
+        let mut network = Network::new(Links { corruption: 1.0, ..Links::default() }, 10);
+        let (a, b) = (public(&mut network), public(&mut network));
+        let to = network.address(b);
+        let (mut changed, mut cut) = (0, 0);
+        (0..100).for_each(|_| network.send(a, to, Bytes::from(vec![7; 50])));
+        while let Some(Arrival::Datagram { payload, .. }) = network.next(ms(1000)) {
+            let different = payload.iter().filter(|byte| **byte != 7).count();
+            (changed, cut) = (changed + different, cut + usize::from(payload.len() < 50));
+        }
+        assert_eq!(changed + cut, 100);
+        assert!(changed > 30 && cut > 30, "{changed} {cut}");
+        network.send(a, to, Bytes::new());
+        assert!(next(&mut network).is_some());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `cargo xtask`: simulations, benches, fuzzing and the checks of continuous integration.
 
+mod bench;
+mod bench_wire;
 mod ci;
 mod fuzz;
 
@@ -18,6 +20,8 @@ struct Cli {
 enum Task {
     /// Formatting, layer edges, lints, tests and documentation
     Ci,
+    /// The figures of a layer
+    Bench(bench::Args),
     /// Coverage-guided fuzzing of one target
     Fuzz {
         /// A file of fuzz/fuzz_targets, without its ending
@@ -31,6 +35,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Ci => ci::run(),
+        Task::Bench(args) => bench::run(&args),
         Task::Fuzz { target, seconds } => fuzz::run(&target, seconds).map(|()| ExitCode::SUCCESS),
     };
     match done {
@@ -41,3 +46,6 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Exit code of a command that was used wrongly.
+const USAGE: u8 = 2;

@@ -1,0 +1,41 @@
+//! `cargo xtask bench`: the figures of a layer, as docs/BENCHMARKS.md names them.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use crate::{USAGE, bench_wire};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Whose figures
+    layer: Layer,
+    /// Measures the layer's published peers beside it
+    #[arg(long)]
+    versus: bool,
+    /// Prints one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Layer {
+    /// The frame
+    Wire,
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are the output of this command")]
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.versus {
+        eprintln!("error: --versus is not available for this layer: nothing to measure beside it is built in this workspace");
+        return Ok(ExitCode::from(USAGE));
+    }
+    let figures = match args.layer {
+        Layer::Wire => bench_wire::run(),
+    };
+    match figures.as_object() {
+        Some(figures) if !args.json => figures.iter().for_each(|(figure, value)| println!("{figure:24} {value}")),
+        _ => println!("{figures}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
