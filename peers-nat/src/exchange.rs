@@ -44,19 +44,22 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    /// `teller` is connected to `id`.
-    fn told(&mut self, teller: PeerId, id: PeerId) {
+    /// `teller` is connected to `id`; returns whether that is of use.
+    fn told(&mut self, teller: PeerId, id: PeerId) -> bool {
         if let Some(known) = self.known.get_mut(&id) {
-            if !known.tellers.contains(&teller) {
+            let new = !known.tellers.contains(&teller);
+            if new {
                 known.tellers.truncate(MAX_TELLERS - 1);
                 known.tellers.insert(0, teller);
             }
-            return;
+            return new;
         }
         let named = self.known.values().filter(|known| known.tellers == [teller]).count();
-        if named < MAX_NAMED && self.make_room() {
+        let room = named < MAX_NAMED && self.make_room();
+        if room {
             self.known.insert(id, Known { tellers: vec![teller], ..Known::default() });
         }
+        room
     }
 
     /// Makes room for one more, at the cost of one that nobody vouches for.
@@ -194,10 +197,13 @@ impl Agent {
             self.stats.dropped_limited += 1;
             return;
         }
+        let mut news = false;
         for id in ids.iter().filter(|id| **id != self.key.id() && **id != from) {
-            self.book.told(from, *id);
+            news |= self.book.told(from, *id) && !self.peers.contains_key(id);
         }
-        self.kick_exchange(now);
+        if news {
+            self.kick_exchange(now);
+        }
     }
 
     /// Begins handshakes with peers that others named, as long as sessions are missing, and asks for more names when there are none.

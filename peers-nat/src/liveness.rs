@@ -63,9 +63,6 @@ impl Agent {
         };
         peer.heard = now;
         peer.paths.heard(now, link, size);
-        if peer.paths.selected() == Some(link) {
-            peer.waiting = None;
-        }
         match plaintext.first() {
             Some(&DATA) => {
                 if self.settle(now, id, index, link, true) {
@@ -100,7 +97,7 @@ impl Agent {
         for message in messages {
             match message {
                 Control::Ping { token, observed, .. } => self.on_ping(now, id, index, link, token, observed),
-                Control::Pong { token, observed, .. } => self.on_pong(now, id, link, token, observed),
+                Control::Pong { token, observed, .. } => self.on_pong(now, id, index, link, token, observed),
                 Control::Close => {
                     self.drop_peer(now, id, DisconnectReason::Closed);
                     return;
@@ -149,7 +146,18 @@ impl Agent {
                 self.on_established(now, id);
             }
         }
+        self.works(id, index, link);
         true
+    }
+
+    /// The session `index` was heard by `link`: if both are in use, nothing is waited for any more.
+    fn works(&mut self, id: PeerId, index: u32, link: Link) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.paths.selected() == Some(link)
+            && peer.sessions.is_current(index)
+        {
+            peer.waiting = None;
+        }
     }
 
     /// A session is in use from now on; tells the layer above if it is the first.
@@ -184,15 +192,14 @@ impl Agent {
         let Some(peer) = self.peers.get(&id) else { return };
         let pong = Control::Pong { token, association: peer.association, observed: link.address() };
         // A ping says that its session is the chosen one.
-        let current = peer.sessions.current.as_ref().is_some_and(|current| current.session.local_index() == index);
-        if current && peer.paths.should_prove(now, link, PROVE_PAUSE) {
+        if peer.sessions.is_current(index) && peer.paths.should_prove(now, link, PROVE_PAUSE) {
             self.ping_with(now, id, Some(index), link, Some(pong));
         } else {
             self.send_control(now, id, Some(index), link, &[pong]);
         }
     }
 
-    fn on_pong(&mut self, now: Instant, id: PeerId, link: Link, token: u64, observed: Option<SocketAddr>) {
+    fn on_pong(&mut self, now: Instant, id: PeerId, index: u32, link: Link, token: u64, observed: Option<SocketAddr>) {
         self.observed(id, observed);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let suspect = peer.suspect();
@@ -202,12 +209,10 @@ impl Agent {
         } else if !peer.paths.answered(now, link, token, suspect) {
             return;
         }
-        if peer.paths.selected() == Some(link) {
-            peer.waiting = None;
-        }
         if let Some(address) = peer.paths.proven_address() {
             self.book.connected_at(id, address);
         }
+        self.works(id, index, link);
         self.tell_path(id);
     }
 

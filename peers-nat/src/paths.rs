@@ -125,7 +125,9 @@ impl Paths {
             Link::Relayed { .. } => self.touch(now, link),
         }
         if self.selected.is_none() {
-            self.select(link);
+            // An address that has proven nothing can carry little; a relay that is known carries all until then.
+            let usable = self.usable(now).next();
+            self.select(usable.unwrap_or(link));
         }
     }
 

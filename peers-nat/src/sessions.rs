@@ -79,11 +79,14 @@ impl Sessions {
         self.current.iter_mut().chain(&mut self.others).find(|keyed| keyed.session.local_index() == index)
     }
 
+    /// The session `index` is the one in use.
+    pub(crate) fn is_current(&self, index: u32) -> bool {
+        self.current.as_ref().is_some_and(|current| current.session.local_index() == index)
+    }
+
     /// A datagram was opened by the session `index`. `chosen`: it was not a mere answer; `decides`: our id is the smaller one.
     pub(crate) fn heard(&mut self, now: Instant, index: u32, chosen: bool, decides: bool) -> Heard {
-        if let Some(current) = &mut self.current
-            && current.session.local_index() == index
-        {
+        if let Some(current) = self.current.as_mut().filter(|current| current.session.local_index() == index) {
             current.heard = Some(now);
             return Heard::Same;
         }

@@ -244,7 +244,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn under_loss_duplication_and_reordering_both_ends_settle_and_data_flows(
