@@ -291,7 +291,6 @@ fn a_swarm_that_knows_two_public_peers_gets_its_sessions_by_peer_exchange() {
     net.run(seconds(60));
     for host in &net.hosts {
         let sessions = host.agent.sessions();
-        println!("{sessions} {:?}", host.agent.stats());
         assert!(sessions >= 10, "{sessions}");
     }
     let private: usize = net.hosts[2..].iter().map(|host| host.agent.sessions()).sum();
