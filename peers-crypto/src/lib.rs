@@ -6,6 +6,7 @@ mod cpace;
 mod handshake;
 mod keyfile;
 mod keys;
+mod link;
 mod noise;
 mod seal;
 mod session;
@@ -22,6 +23,7 @@ pub use handshake::{
 };
 pub use keyfile::{KEY_FILE, KeyFile, KeyFileError, PassphraseCost};
 pub use keys::{DeviceKey, Domain, Forged, derive, hash, keyed_hash, verify};
+pub use link::{Acceptor, INVITATION_LIFETIME, Inviter, LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_TRIED_INVITERS, Newcomer, Welcome};
 pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};
 pub use session::{
     Cipher, DATA_HEADER, MAX_AEGIS_PLAINTEXT, MAX_DATAGRAM, MAX_PLAINTEXT, OpenError, REKEY_AFTER, REKEY_AFTER_DATAGRAMS, RELAY_HEADER,
