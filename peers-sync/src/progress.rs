@@ -1,0 +1,134 @@
+//! What has been received ahead of the version vector, and when the vector advances.
+
+use std::collections::BTreeMap;
+
+use peers_wire::{Reader, Writer};
+use rusqlite::{Connection, params};
+
+use crate::clock::{Position, VersionVector};
+use crate::clocks::{Clocks, OriginId};
+use crate::store::StoreError;
+
+/// A range of an origin's transactions that is applied, but not yet counted as seen: there is a gap before it, or what overwrote parts of it is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) origin: OriginId,
+    pub(crate) first: Position,
+    pub(crate) last: Position,
+    pub(crate) needs: VersionVector,
+}
+
+/// The ranges ahead of the version vector.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    ranges: Vec<Range>,
+}
+
+impl Ahead {
+    pub(crate) fn load(db: &Connection) -> Result<Self, StoreError> {
+        let mut rows = db.prepare("SELECT origin, first, last, needs FROM _peers_range")?;
+        let mut rows = rows.query([])?;
+        let mut ranges = Vec::new();
+        while let Some(row) = rows.next()? {
+            let position = |i| -> Result<Position, StoreError> { Ok(Position::take(&mut Reader::new(&row.get::<_, Vec<u8>>(i)?))?) };
+            let needs = VersionVector::decode(&row.get::<_, Vec<u8>>(3)?)?;
+            ranges.push(Range { origin: row.get(0)?, first: position(1)?, last: position(2)?, needs });
+        }
+        Ok(Self { ranges })
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Takes note of a range that was applied and advances the version vector as far as it goes.
+    ///
+    /// The vector takes the greatest set of gap-free ranges that need nothing outside of themselves and the vector.
+    pub(crate) fn received(&mut self, db: &Connection, clocks: &mut Clocks, range: Range) -> Result<(), StoreError> {
+        let seen = Position::after(clocks.version().get(&clocks.origin(range.origin)));
+        if !range.last.reaches(&seen) {
+            let follows = |r: &Range| r.origin == range.origin && r.last == range.first && r.needs == range.needs;
+            match self.ranges.iter().position(follows) {
+                Some(before) => self.ranges[before].last = range.last,
+                None if self.ranges.contains(&range) => {}
+                None => self.ranges.push(range),
+            }
+        }
+        let mut usable = vec![true; self.ranges.len()];
+        let reach = loop {
+            let reach = self.reach(clocks, &usable);
+            let mut vector = clocks.version().clone();
+            reach.iter().for_each(|(origin, position)| vector.raise(clocks.origin(*origin), position.whole()));
+            let mut unmet = false;
+            for (i, range) in self.ranges.iter().enumerate() {
+                // A range beyond the reach is not counted on, so what it needs does not matter yet.
+                let counted = reach.get(&range.origin).is_some_and(|reach| range.last.reaches(reach));
+                if usable[i] && counted && !vector.covers(&range.needs) {
+                    usable[i] = false;
+                    unmet = true;
+                }
+            }
+            if !unmet {
+                break reach;
+            }
+        };
+        for (origin, position) in reach {
+            if position.whole() > clocks.version().get(&clocks.origin(origin)) {
+                clocks.advance(db, origin, position.whole())?;
+            }
+        }
+        self.ranges.retain(|r| !r.last.reaches(&Position::after(clocks.version().get(&clocks.origin(r.origin)))));
+        // What is forgotten here is applied but not counted, and will be asked for and received again.
+        self.ranges.truncate(MAX_AHEAD);
+        self.save(db)
+    }
+
+    /// How far each origin goes without a gap over the usable ranges.
+    fn reach(&self, clocks: &Clocks, usable: &[bool]) -> BTreeMap<OriginId, Position> {
+        let mut reach: BTreeMap<OriginId, Position> = BTreeMap::new();
+        // Each range is walked over at most once: the rows of a transaction have no order here, so a forged circle of ranges would have no end.
+        let mut left: Vec<&Range> = self.ranges.iter().zip(usable).filter(|(_, usable)| **usable).map(|(range, _)| range).collect();
+        loop {
+            let before = left.len();
+            left.retain(|range| {
+                let at = reach.entry(range.origin).or_insert_with(|| Position::after(clocks.version().get(&clocks.origin(range.origin))));
+                let follows = range.first == *at || range.first.reaches(at) && at.reaches(&range.last);
+                if follows {
+                    *at = range.last.clone();
+                }
+                !follows
+            });
+            if left.len() == before {
+                return reach;
+            }
+        }
+    }
+
+    /// Where each origin's ranges reach without regard to what they need, and all that they need: to resume a conversation that was cut.
+    pub(crate) fn resume(&self, clocks: &Clocks) -> (BTreeMap<OriginId, Position>, VersionVector) {
+        let mut needs = VersionVector::default();
+        self.ranges.iter().for_each(|range| needs.merge(&range.needs));
+        (self.reach(clocks, &vec![true; self.ranges.len()]), needs)
+    }
+
+    fn save(&self, db: &Connection) -> Result<(), StoreError> {
+        db.prepare_cached("DELETE FROM _peers_range")?.execute([])?;
+        for range in &self.ranges {
+            let position = |position: &Position| {
+                let mut out = Writer::default();
+                position.put(&mut out);
+                out.finish()
+            };
+            db.prepare_cached("INSERT INTO _peers_range VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                range.origin,
+                position(&range.first),
+                position(&range.last),
+                range.needs.encode()
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+/// Ranges kept ahead of the version vector.
+const MAX_AHEAD: usize = 1024;
