@@ -1,0 +1,408 @@
+//! The task that owns the [`Stack`]: sockets, clocks and disk on one side, the state machine on the other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peers_crypto::TopicKey;
+use peers_nat::Path;
+use peers_wire::{Packet, PacketId, PeerId, Timestamp, TopicId};
+use rusqlite::params;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::account::DatabaseId;
+use crate::clock::Clock;
+use crate::database::{DatabaseOutput, DatabaseThread, Output};
+use crate::message::{Letter, LetterId};
+use crate::sockets::Sockets;
+use crate::stack::{self, DatabaseInput, Stack};
+use crate::store::Store;
+use crate::types::{Linked, Mail, Message, NodeEvent};
+
+/// Work for the driver: it runs with the stack in hand.
+pub(crate) type Command = Box<dyn FnOnce(&mut Driver, Instant, Timestamp) + Send>;
+
+/// What became of a letter, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LetterState {
+    Queued,
+    Stored(u32),
+    Delivered,
+}
+
+pub(crate) struct Driver {
+    pub(crate) stack: Stack,
+    pub(crate) store: Arc<Store>,
+    clock: Arc<Clock>,
+    sockets: Sockets,
+    commands: mpsc::Receiver<Command>,
+    pub(crate) outputs: mpsc::Sender<Output>,
+    thread_outputs: mpsc::Receiver<Output>,
+    pub(crate) databases: BTreeMap<DatabaseId, DatabaseThread>,
+    pub(crate) labels: BTreeMap<TopicId, (String, TopicKey)>,
+    pub(crate) events: broadcast::Sender<NodeEvent>,
+    pub(crate) publications: HashMap<PacketId, watch::Sender<u32>>,
+    pub(crate) letters: HashMap<LetterId, watch::Sender<LetterState>>,
+    pub(crate) linking: Option<tokio::sync::oneshot::Sender<Result<Linked, crate::node::LinkError>>>,
+    pub(crate) reflexive: Vec<SocketAddr>,
+    pub(crate) closing: bool,
+    addresses_at: Instant,
+}
+
+pub(crate) struct Parts {
+    pub(crate) stack: Stack,
+    pub(crate) store: Arc<Store>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) sockets: Sockets,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) events: broadcast::Sender<NodeEvent>,
+    pub(crate) labels: BTreeMap<TopicId, (String, TopicKey)>,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let (outputs, thread_outputs) = mpsc::channel(MAX_OUTPUTS);
+        let addresses_at = parts.clock.now().0;
+        Self {
+            stack: parts.stack,
+            store: parts.store,
+            clock: parts.clock,
+            sockets: parts.sockets,
+            commands: parts.commands,
+            outputs,
+            thread_outputs,
+            databases: BTreeMap::new(),
+            labels: parts.labels,
+            events: parts.events,
+            publications: HashMap::new(),
+            letters: HashMap::new(),
+            linking: None,
+            reflexive: Vec::new(),
+            closing: false,
+            addresses_at,
+        }
+    }
+
+    /// Runs until the node is closed or every handle to it is gone.
+    pub(crate) async fn run(mut self) {
+        while !self.closing {
+            let (now, wall) = self.clock.now();
+            self.tell_addresses(now, wall);
+            self.drain(now, wall);
+            let wake = self.stack.poll_timeout().map_or(self.addresses_at, |at| at.min(self.addresses_at));
+            let wake = self.clock.system_time(wake);
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(wake.into()) => {
+                    let (now, wall) = self.clock.now();
+                    self.stack.handle_timeout(now, wall);
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => {
+                        let (now, wall) = self.clock.now();
+                        command(&mut self, now, wall);
+                    }
+                    None => self.closing = true,
+                },
+                Some(output) = self.thread_outputs.recv() => {
+                    let (now, wall) = self.clock.now();
+                    self.on_output(now, wall, output);
+                    for _ in 0..MAX_BATCH {
+                        let Ok(output) = self.thread_outputs.try_recv() else { break };
+                        self.on_output(now, wall, output);
+                    }
+                }
+                () = self.sockets.readable() => {
+                    let (now, wall) = self.clock.now();
+                    for _ in 0..MAX_BATCH {
+                        let Some((remote, datagram)) = self.sockets.try_recv() else { break };
+                        self.stack.handle_datagram(now, wall, remote, datagram);
+                    }
+                }
+            }
+        }
+        self.close_databases().await;
+        let (now, wall) = self.clock.now();
+        self.drain(now, wall);
+    }
+
+    /// Ends the threads; what they still publish is part of what was acknowledged.
+    async fn close_databases(&mut self) {
+        let threads: Vec<_> = std::mem::take(&mut self.databases).into_values().map(DatabaseThread::close).collect();
+        let mut running = threads.len();
+        while running > 0
+            && let Some(output) = self.thread_outputs.recv().await
+        {
+            if let Output::Database(_, DatabaseOutput::Closed) = output {
+                running -= 1;
+            }
+            let (now, wall) = self.clock.now();
+            self.on_output(now, wall, output);
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    /// Passes on everything the stack has to say.
+    pub(crate) fn drain(&mut self, now: Instant, wall: Timestamp) {
+        loop {
+            while let Some(transmit) = self.stack.poll_transmit() {
+                self.sockets.send(&transmit);
+            }
+            let Some(event) = self.stack.poll_event() else { return };
+            self.on_event(now, wall, event);
+        }
+    }
+
+    fn tell_addresses(&mut self, now: Instant, wall: Timestamp) {
+        if now >= self.addresses_at {
+            self.addresses_at = now + ADDRESS_INTERVAL;
+            let addresses = self.sockets.local_addresses();
+            self.stack.set_local_addresses(now, wall, &addresses);
+        }
+    }
+
+    pub(crate) fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.local_addresses()
+    }
+
+    pub(crate) fn name_of(&self, peer: PeerId) -> Option<String> {
+        self.stack.account().user().name_of(peer).map(str::to_owned)
+    }
+
+    fn on_event(&mut self, now: Instant, wall: Timestamp, event: stack::Event) {
+        match event {
+            stack::Event::Connected { peer, path } => {
+                self.remember_peer(peer, &path, wall);
+                self.tell(NodeEvent::Connected { peer, path: describe(&path) });
+            }
+            stack::Event::PathChanged { peer, path } => {
+                self.remember_peer(peer, &path, wall);
+                self.tell(NodeEvent::PathChanged { peer, path: describe(&path) });
+            }
+            stack::Event::Disconnected { peer } => self.tell(NodeEvent::Disconnected { peer }),
+            stack::Event::Message(message) => self.store_message(message, |_| {}),
+            stack::Event::Stored { id, holders } => {
+                if let Some(publication) = self.publications.get(&id) {
+                    publication.send_replace(holders);
+                }
+            }
+            stack::Event::Mail { from, letter } => self.on_mail(from, letter),
+            stack::Event::MailStored { id, holders } => {
+                self.on_letter(id, LetterState::Stored(holders));
+            }
+            stack::Event::MailDelivered { id } => {
+                self.on_letter(id, LetterState::Delivered);
+                self.store.write_behind("the outbox", move |c| c.execute("DELETE FROM outbox WHERE id = ?1", [id]).map(drop));
+            }
+            stack::Event::Contact { peer, established } => self.store.write_behind("a contact", move |c| {
+                c.execute("INSERT INTO contact VALUES (?1, ?2) ON CONFLICT DO UPDATE SET established = max(established, excluded.established)", params![peer.0, established])
+                    .map(drop)
+            }),
+            stack::Event::Database { database, input } => self.on_database_input(database, input),
+            stack::Event::AccountChanged => {
+                self.store_account(|_| {});
+                self.tell(NodeEvent::AccountChanged);
+            }
+            stack::Event::Linked { device, name, words } => self.on_linked(Linked { device, name, words }),
+            stack::Event::LinkFailed(failure) => {
+                self.tell(NodeEvent::LinkFailed { reason: failure.to_string() });
+                if let Some(waiting) = self.linking.take() {
+                    let _ = waiting.send(Err(failure.into()));
+                }
+            }
+            stack::Event::Keep(packet) => self.keep(packet),
+            stack::Event::Forget(id) => self.store.write_behind("the cache", move |c| c.execute("DELETE FROM packet WHERE id = ?1", [id.0]).map(drop)),
+            stack::Event::Reflexive(address) => {
+                if !self.reflexive.contains(&address) {
+                    self.reflexive.insert(0, address);
+                    self.reflexive.truncate(MAX_REFLEXIVE);
+                }
+            }
+        }
+        let _ = now;
+    }
+
+    /// A device is linked only once the account is on disk.
+    fn on_linked(&mut self, linked: Linked) {
+        let (events, waiting) = (self.events.clone(), self.linking.take());
+        self.store_account(move |stored| {
+            if let Err(error) = &stored {
+                tracing::error!("the new account could not be stored: {error}");
+            }
+            let _ = events.send(NodeEvent::Linked(linked.clone()));
+            if let Some(waiting) = waiting {
+                let _ = waiting.send(stored.map(|()| linked).map_err(crate::node::LinkError::State));
+            }
+        });
+    }
+
+    pub(crate) fn store_account(&self, done: impl FnOnce(rusqlite::Result<()>) + Send + 'static) {
+        let bytes = self.stack.account().encode();
+        self.store.write(move |c| c.execute("INSERT OR REPLACE INTO account VALUES (1, ?1)", [bytes.as_slice()]).map(drop), done);
+    }
+
+    fn keep(&self, packet: Packet) {
+        self.store.write_behind("the cache", move |c| {
+            c.execute("INSERT OR REPLACE INTO packet VALUES (?1, ?2)", params![packet.id().0, packet.as_bytes().as_ref()]).map(drop)
+        });
+    }
+
+    /// Adds a message to its topic's history; it is announced, and `done` called, when it is on disk.
+    pub(crate) fn store_message(&self, message: stack::TopicMessage, done: impl FnOnce(rusqlite::Result<()>) + Send + 'static) {
+        let events = self.events.clone();
+        let shown = Message {
+            topic: message.topic,
+            id: message.id,
+            author: message.author,
+            author_name: self.name_of(message.author),
+            created: message.created,
+            previous: Some(message.previous).filter(|link| *link != peers_wire::Link::NONE),
+            payload: message.payload.clone(),
+        };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.store.write(
+            move |c| {
+                let added = c.prepare_cached("INSERT OR IGNORE INTO message(id, topic, author, created, previous, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
+                    message.id.0,
+                    message.topic.0,
+                    message.author.0,
+                    message.created.0.cast_signed(),
+                    message.previous.0,
+                    message.payload.as_ref()
+                ])?;
+                let _ = sender.send(added > 0);
+                Ok(())
+            },
+            move |stored| {
+                if stored.is_ok() && receiver.recv() == Ok(true) {
+                    let _ = events.send(NodeEvent::Message(shown));
+                }
+                done(stored);
+            },
+        );
+    }
+
+    /// A letter is acknowledged to its sender once it is on disk; a second copy is acknowledged again and shown once.
+    fn on_mail(&self, from: PeerId, letter: Letter) {
+        let id = letter.id;
+        let mail = Mail {
+            id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            from,
+            from_name: self.name_of(from),
+            created: letter.created,
+            name: letter.name.clone(),
+            body: letter.body.clone(),
+        };
+        let events = self.events.clone();
+        let acknowledge = self.handle_for_acknowledging();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.store.write(
+            move |c| {
+                let added = c.execute(
+                    "INSERT OR IGNORE INTO mail(id, sender, created, name, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![id, from.0, letter.created.0.cast_signed(), letter.name, letter.body.as_ref()],
+                )?;
+                let _ = sender.send(added > 0);
+                Ok(())
+            },
+            move |stored| {
+                if stored.is_ok() {
+                    acknowledge(from, id);
+                    if receiver.recv() == Ok(true) {
+                        let _ = events.send(NodeEvent::Mail(mail));
+                    }
+                }
+            },
+        );
+    }
+
+    fn handle_for_acknowledging(&self) -> impl FnOnce(PeerId, LetterId) + Send + use<> {
+        let outputs = self.outputs.clone();
+        move |from, letter| {
+            // Without room the receipt is lost; the sender posts the letter again, and that one is acknowledged.
+            let _ = outputs.try_send(Output::MailStored { from, letter });
+        }
+    }
+
+    fn on_letter(&mut self, id: LetterId, state: LetterState) {
+        if let Some(letter) = self.letters.get(&id) {
+            letter.send_if_modified(|present| {
+                let later = !matches!((*present, state), (LetterState::Delivered, _));
+                if later {
+                    *present = state;
+                }
+                later
+            });
+        }
+    }
+
+    fn on_database_input(&mut self, database: DatabaseId, input: DatabaseInput) {
+        if let Some(thread) = self.databases.get(&database) {
+            thread.input(input);
+        }
+    }
+
+    fn on_output(&mut self, now: Instant, wall: Timestamp, output: Output) {
+        match output {
+            Output::Database(database, output) => self.on_database_output(now, wall, database, output),
+            Output::MailStored { from, letter } => self.stack.acknowledge(now, wall, from, letter),
+        }
+    }
+
+    fn on_database_output(&mut self, now: Instant, wall: Timestamp, database: DatabaseId, output: DatabaseOutput) {
+        match output {
+            DatabaseOutput::Message { to, message } => self.stack.send_database(now, wall, database, to, message),
+            DatabaseOutput::Publish(changes) => {
+                if changes.len() <= MAX_PUBLISHED_CHANGES {
+                    self.stack.publish_changes(now, wall, database, &changes);
+                }
+            }
+            DatabaseOutput::Changed { table, author } => self.tell(NodeEvent::DatabaseChanged { database, table, author }),
+            DatabaseOutput::InStep(peer) => self.tell(NodeEvent::DatabaseInStep { database, peer }),
+            DatabaseOutput::Closed => {}
+        }
+    }
+
+    fn remember_peer(&self, peer: PeerId, path: &Path, wall: Timestamp) {
+        if let Path::Direct(address) = path {
+            let address = address.to_string();
+            self.store.write_behind("a peer's address", move |c| {
+                c.execute("INSERT OR REPLACE INTO peer VALUES (?1, ?2, ?3)", params![peer.0, address, wall.0.cast_signed()])?;
+                c.execute("DELETE FROM peer WHERE id NOT IN (SELECT id FROM peer ORDER BY seen DESC LIMIT ?1)", [MAX_REMEMBERED_PEERS]).map(drop)
+            });
+        }
+    }
+
+    fn tell(&self, event: NodeEvent) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
+    /// Files of open databases.
+    pub(crate) fn path_of(&self, database: DatabaseId) -> Option<PathBuf> {
+        self.databases.get(&database).map(|thread| thread.path().to_owned())
+    }
+}
+
+/// How a path reads.
+pub(crate) fn describe(path: &Path) -> String {
+    match path {
+        Path::Direct(address) => format!("direct {address}"),
+        Path::Relayed(relay) => format!("relayed by {relay}"),
+    }
+}
+
+/// Datagrams and outputs taken per wake.
+const MAX_BATCH: usize = 64;
+const MAX_OUTPUTS: usize = 1024;
+const MAX_REFLEXIVE: usize = 8;
+const MAX_REMEMBERED_PEERS: i64 = 256;
+/// How often the machine's addresses are looked at.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// Changes larger than this wait for a direct meeting: the caches of strangers are for news, not for copies of databases.
+const MAX_PUBLISHED_CHANGES: usize = 256 << 10;
+

@@ -1,0 +1,182 @@
+//! Letters to one person: directly while they are connected, else through the relay cache, and receipts back.
+//!
+//! A letter to someone who never answered goes to their public inbox topic, sealed to them; everything after that to a topic that only the two can name.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use peers_crypto::{TopicKey, open_from, seal_to};
+use peers_wire::{PacketId, PeerId, Timestamp};
+
+use crate::message::{Letter, LetterId, MailBody, PeerMessage};
+use crate::stack::{Event, Stack};
+use crate::topics::Purpose;
+
+#[derive(Debug, Default)]
+pub(crate) struct Mailroom {
+    /// Whom we exchange mail with.
+    contacts: BTreeMap<PeerId, Contact>,
+    sending: BTreeMap<LetterId, Outgoing>,
+    /// Letters waiting in the relay cache, by the packet of their head.
+    posted: BTreeMap<PacketId, LetterId>,
+}
+
+#[derive(Debug)]
+struct Contact {
+    /// What only the two can name and read.
+    topic: TopicKey,
+    /// They have written to us, and so follow that topic.
+    established: bool,
+}
+
+#[derive(Debug)]
+enum Outgoing {
+    /// Handed to the session; posted if that ends before the receipt.
+    Direct { to: PeerId, letter: Letter },
+    /// In the relay cache.
+    Posted { to: PeerId, packet: PacketId },
+}
+
+impl Mailroom {
+    pub(crate) fn letter_of(&self, packet: &PacketId) -> Option<LetterId> {
+        self.posted.get(packet).copied()
+    }
+}
+
+impl Stack {
+    /// Sends a letter to `to`; [`Event::MailStored`] and [`Event::MailDelivered`] tell what became of it.
+    pub fn send(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
+        self.add_contact(now, wall, to, false);
+        let direct = self.mail.sending.len() < MAX_DIRECT && self.send_to(to, &PeerMessage::Mail(MailBody::Letter(letter.clone())));
+        if direct {
+            self.mail.sending.insert(letter.id, Outgoing::Direct { to, letter });
+        } else {
+            self.post(now, wall, to, &letter);
+        }
+        self.settle(now, wall);
+    }
+
+    /// A letter is stored here: its sender is told.
+    pub fn acknowledge(&mut self, now: Instant, wall: Timestamp, to: PeerId, id: LetterId) {
+        let receipt = MailBody::Receipt(id);
+        if !self.send_to(to, &PeerMessage::Mail(receipt.clone())) {
+            if let Some(contact) = self.mail.contacts.get(&to) {
+                let topic = contact.topic.clone();
+                // Short enough for any message.
+                let _ = self.publish(now, wall, &topic, &receipt.encode());
+            }
+        }
+        self.settle(now, wall);
+    }
+
+    /// Knows `peer` as someone to exchange mail with (`established`: they have written to us).
+    pub fn add_contact(&mut self, now: Instant, wall: Timestamp, peer: PeerId, established: bool) {
+        if let Some(contact) = self.mail.contacts.get_mut(&peer) {
+            if established && !contact.established {
+                contact.established = true;
+                self.events.push_back(Event::Contact { peer, established });
+            }
+            return;
+        }
+        if peer == self.id() || self.mail.contacts.len() >= MAX_CONTACTS {
+            return;
+        }
+        // Nobody owns a key that does not convert: there is no one to write to.
+        let Ok(topic) = TopicKey::between(&self.key, peer) else { return };
+        self.follow(now, wall, topic.read_key(), Purpose::Mail);
+        self.mail.contacts.insert(peer, Contact { topic, established });
+        self.events.push_back(Event::Contact { peer, established });
+    }
+
+    pub(crate) fn follow_inbox(&mut self, now: Instant, wall: Timestamp) {
+        let topic = TopicKey::inbox(self.id()).read_key();
+        self.follow(now, wall, topic, Purpose::Inbox);
+    }
+
+    /// The session with `peer` ended: what it has not acknowledged goes through the relay cache.
+    pub(crate) fn repost_mail(&mut self, now: Instant, wall: Timestamp, peer: PeerId) {
+        let waiting: Vec<Letter> = (self.mail.sending.values())
+            .filter_map(|outgoing| match outgoing {
+                Outgoing::Direct { to, letter } if *to == peer => Some(letter.clone()),
+                _ => None,
+            })
+            .collect();
+        for letter in waiting {
+            self.post(now, wall, peer, &letter);
+        }
+    }
+
+    fn post(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: &Letter) {
+        let body = MailBody::Letter(letter.clone()).encode();
+        let known = self.mail.contacts.get(&to).filter(|contact| contact.established).map(|contact| contact.topic.clone());
+        let published = match known {
+            Some(topic) => self.publish(now, wall, &topic, &body),
+            None => match seal_to(&self.key, to, &body, &mut self.rng) {
+                Ok(sealed) => self.publish(now, wall, &TopicKey::inbox(to), &sealed),
+                Err(_) => return,
+            },
+        };
+        if let Ok(packet) = published {
+            self.mail.posted.insert(packet, letter.id);
+            if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.insert(letter.id, Outgoing::Posted { to, packet }) {
+                self.mail.posted.remove(&packet);
+            }
+            self.forget_oldest_posted();
+        }
+    }
+
+    /// Posted letters are remembered only to report on them: the oldest are dropped first, whatever became of them.
+    fn forget_oldest_posted(&mut self) {
+        while self.mail.posted.len() > MAX_POSTED {
+            if let Some((_, id)) = self.mail.posted.pop_first() {
+                self.mail.sending.remove(&id);
+            }
+        }
+    }
+
+    pub(crate) fn on_mail_topic(&mut self, now: Instant, wall: Timestamp, author: PeerId, body: &[u8]) {
+        match MailBody::decode(body) {
+            Ok(mail) => self.on_mail(now, wall, author, mail),
+            Err(_) => self.stats.refused_topic_messages += 1,
+        }
+    }
+
+    pub(crate) fn on_inbox(&mut self, now: Instant, wall: Timestamp, author: PeerId, sealed: &[u8]) {
+        match open_from(&self.key, sealed) {
+            Ok((sender, body)) if sender == author => self.on_mail_topic(now, wall, author, &body),
+            _ => self.stats.refused_topic_messages += 1,
+        }
+    }
+
+    pub(crate) fn on_mail(&mut self, now: Instant, wall: Timestamp, from: PeerId, mail: MailBody) {
+        match mail {
+            MailBody::Letter(letter) => {
+                self.add_contact(now, wall, from, true);
+                self.events.push_back(Event::Mail { from, letter });
+            }
+            MailBody::Receipt(id) => {
+                let to = match self.mail.sending.get(&id) {
+                    Some(Outgoing::Direct { to, .. } | Outgoing::Posted { to, .. }) => *to,
+                    None => return,
+                };
+                // Only the recipient can say that it has the letter.
+                if to != from {
+                    self.stats.refused_messages += 1;
+                    return;
+                }
+                if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.remove(&id) {
+                    self.mail.posted.remove(&packet);
+                }
+                self.add_contact(now, wall, from, true);
+                self.events.push_back(Event::MailDelivered { id });
+            }
+        }
+    }
+}
+
+/// Letters handed to sessions and not yet acknowledged.
+const MAX_DIRECT: usize = 256;
+/// Letters in the relay cache that are reported on.
+const MAX_POSTED: usize = 4096;
+/// Peers we exchange mail with.
+const MAX_CONTACTS: usize = 4096;

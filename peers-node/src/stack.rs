@@ -1,0 +1,653 @@
+//! The whole node as one sans-IO state machine: every layer composed, no clock, no socket, no thread.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use peers_cache::Cache;
+use peers_crypto::{DeviceKey, TopicKey};
+use peers_nat::{Agent, Path, Transmit};
+use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId, Writer};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+use crate::account::{Account, DatabaseId};
+use crate::linking::{LinkFailure, Linking};
+use crate::mail::Mailroom;
+use crate::message::{Letter, LetterId, MailBody, PeerMessage};
+use crate::topics::Topics;
+use crate::transport::{self, Lane, Transport};
+
+/// What a [`Stack`] can be told; the defaults are those of the layers.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Sessions, paths, LAN discovery.
+    pub nat: peers_nat::Config,
+    /// The cache lent to everyone.
+    pub cache: peers_cache::Config,
+    /// Reliable messages between connected peers.
+    pub transport: transport::Config,
+}
+
+/// What happened that a user of the node cares for.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A session with a peer began.
+    Connected {
+        /// The peer.
+        peer: PeerId,
+        /// How it is reached.
+        path: Path,
+    },
+    /// A peer is reached another way now.
+    PathChanged {
+        /// The peer.
+        peer: PeerId,
+        /// How it is reached.
+        path: Path,
+    },
+    /// A session with a peer ended.
+    Disconnected {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A message on a subscribed topic; its author and publisher are checked.
+    Message(TopicMessage),
+    /// A packet published here is held by that many other peers.
+    Stored {
+        /// The packet: a message's head.
+        id: PacketId,
+        /// Distinct peers that said they hold it.
+        holders: u32,
+    },
+    /// Mail; to be answered by [`Stack::acknowledge`] once it is stored. May come more than once.
+    Mail {
+        /// The sender, proven by its signature.
+        from: PeerId,
+        /// What it sent.
+        letter: Letter,
+    },
+    /// A letter sent here waits in the caches of that many peers.
+    MailStored {
+        /// The letter.
+        id: LetterId,
+        /// Distinct peers that said they hold it.
+        holders: u32,
+    },
+    /// The recipient has stored a letter sent here.
+    MailDelivered {
+        /// The letter.
+        id: LetterId,
+    },
+    /// A peer became someone to exchange mail with (`established`: it has answered or written); to be kept on disk.
+    Contact {
+        /// The peer.
+        peer: PeerId,
+        /// It has written to us.
+        established: bool,
+    },
+    /// Something for the replica of an open database.
+    Database {
+        /// Which database.
+        database: DatabaseId,
+        /// What its replica is to be given.
+        input: DatabaseInput,
+    },
+    /// The account changed and is to be kept on disk: devices, databases, or all of it after linking.
+    AccountChanged,
+    /// Linking ended well: this device and `device` are of one user now.
+    Linked {
+        /// The other device.
+        device: PeerId,
+        /// Its name.
+        name: String,
+        /// The same words are shown on both devices.
+        words: String,
+    },
+    /// Linking ended, or someone failed at it.
+    LinkFailed(LinkFailure),
+    /// A packet to be kept on disk.
+    Keep(Packet),
+    /// A packet to be removed from disk.
+    Forget(PacketId),
+    /// Our address as others see it.
+    Reflexive(SocketAddr),
+}
+
+/// What the replica of a database is to be given; the caller runs it, as SQLite may block.
+#[derive(Debug, Clone)]
+pub enum DatabaseInput {
+    /// A device that keeps the database can be talked to.
+    PeerConnected(PeerId),
+    /// It no longer can.
+    PeerDisconnected(PeerId),
+    /// It says something.
+    Message {
+        /// The device.
+        from: PeerId,
+        /// Its message.
+        message: Bytes,
+    },
+    /// Changes that waited in the relay cache.
+    Changes {
+        /// The device that published them.
+        from: PeerId,
+        /// As the replica of that device encoded them.
+        changes: Bytes,
+    },
+}
+
+/// A message on a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicMessage {
+    /// The topic.
+    pub topic: TopicId,
+    /// The packet, the message's head where it has fragments.
+    pub id: PacketId,
+    /// The device that wrote it.
+    pub author: PeerId,
+    /// When it was written, by its author's clock.
+    pub created: Timestamp,
+    /// The message that its author had seen last on this topic.
+    pub previous: Link,
+    /// The content.
+    pub payload: Bytes,
+}
+
+/// Counters since the start, of every layer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stats {
+    /// Sessions and paths.
+    pub nat: peers_nat::Stats,
+    /// Cache and gossip.
+    pub cache: peers_cache::Stats,
+    /// Messages of connected peers that did not decode, or that the sender may not send.
+    pub refused_messages: u64,
+    /// Topic messages that did not open under the topic's key, or whose author is forged.
+    pub refused_topic_messages: u64,
+    /// Messages that could not be queued for a peer that is too slow.
+    pub overflowed: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    transport: Transport,
+}
+
+/// A whole node. Give it one input, then drain [`Stack::poll_transmit`] and [`Stack::poll_event`] to `None`, then sleep until [`Stack::poll_timeout`].
+#[derive(Debug)]
+pub struct Stack {
+    pub(crate) key: Arc<DeviceKey>,
+    pub(crate) rng: ChaCha20Rng,
+    transport_config: transport::Config,
+    cache_budget: usize,
+    pub(crate) agent: Agent,
+    pub(crate) cache: Cache,
+    peers: BTreeMap<PeerId, Peer>,
+    /// Peers whose transport may have something to say.
+    busy: BTreeSet<PeerId>,
+    pub(crate) topics: Topics,
+    pub(crate) mail: Mailroom,
+    pub(crate) account: Account,
+    pub(crate) linking: Option<Linking>,
+    databases: BTreeSet<DatabaseId>,
+    transmits: VecDeque<Transmit>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) stats: Stats,
+}
+
+impl Stack {
+    /// A node that owns `key` and acts for `account`. Nothing is sent before it has an address or a peer.
+    pub fn new(now: Instant, wall: Timestamp, config: Config, key: DeviceKey, account: Account, seed: [u8; 32]) -> Self {
+        let key = Arc::new(key);
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let agent = Agent::new(now, config.nat, DeviceKey::clone(&key), rng.random());
+        let cache_budget = config.cache.budget;
+        let cache = Cache::new(now, config.cache, key.id(), rng.random());
+        let mut stack = Self {
+            key,
+            rng,
+            transport_config: config.transport,
+            cache_budget,
+            agent,
+            cache,
+            peers: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            topics: Topics::new(),
+            mail: Mailroom::default(),
+            account,
+            linking: None,
+            databases: BTreeSet::new(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+        };
+        stack.follow_inbox(now, wall);
+        stack.follow_account(now, wall);
+        stack
+    }
+
+    /// This device.
+    pub fn id(&self) -> PeerId {
+        self.key.id()
+    }
+
+    /// The user this device acts for.
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Peers with a session.
+    pub fn sessions(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether there is a session with `peer`.
+    pub fn is_connected(&self, peer: PeerId) -> bool {
+        self.peers.contains_key(&peer)
+    }
+
+    /// Every peer with a session and how it is reached.
+    pub fn peers(&self) -> impl Iterator<Item = peers_nat::PeerInfo> + '_ {
+        self.agent.peers()
+    }
+
+    /// The cache, to look into.
+    pub const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Bytes that the cache may take.
+    pub const fn cache_budget(&self) -> u64 {
+        self.cache_budget as u64
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> Stats {
+        Stats { nat: self.agent.stats(), cache: self.cache.stats(), ..self.stats }
+    }
+
+    /// The addresses of our own sockets; again when they change.
+    pub fn set_local_addresses(&mut self, now: Instant, wall: Timestamp, addresses: &[SocketAddr]) {
+        self.agent.set_local_addresses(now, addresses);
+        self.settle(now, wall);
+    }
+
+    /// Seeks a session with `peer` until there is one: at `addresses`, on the LAN, through common peers.
+    ///
+    /// # Errors
+    /// [`peers_nat::ConnectError`] if it is this device itself, or too many are sought.
+    pub fn connect(&mut self, now: Instant, wall: Timestamp, peer: PeerId, addresses: &[SocketAddr]) -> Result<(), peers_nat::ConnectError> {
+        self.agent.connect(now, wall, peer, addresses)?;
+        self.settle(now, wall);
+        Ok(())
+    }
+
+    /// Seeks a session with a peer that was at `addresses` when we last met.
+    pub fn remember(&mut self, now: Instant, wall: Timestamp, peer: PeerId, addresses: &[SocketAddr]) {
+        // Too many are sought already: those suffice to find others.
+        let _ = self.connect(now, wall, peer, addresses);
+    }
+
+    /// Seeks a session with whoever answers at `address`.
+    pub fn connect_address(&mut self, now: Instant, wall: Timestamp, address: SocketAddr) {
+        self.agent.connect_address(now, wall, address);
+        self.settle(now, wall);
+    }
+
+    /// Takes a packet that was kept on disk back into the cache.
+    pub fn load(&mut self, now: Instant, wall: Timestamp, packet: Packet) {
+        self.cache.load(now, wall, packet);
+    }
+
+    /// A database is open here: its changes are followed, and devices that keep it are told.
+    pub fn open_database(&mut self, now: Instant, wall: Timestamp, database: DatabaseId, name: &str) {
+        if self.account.catalogue.add(database, name) {
+            self.on_account_changed(now, wall);
+        }
+        if self.databases.insert(database) {
+            let topic = self.account.database_topic(database).read_key();
+            self.follow(now, wall, topic, crate::topics::Purpose::Database(database));
+            for peer in self.connected_devices() {
+                self.events.push_back(Event::Database { database, input: DatabaseInput::PeerConnected(peer) });
+            }
+        }
+        self.settle(now, wall);
+    }
+
+    /// A database is no longer open here.
+    pub fn close_database(&mut self, now: Instant, wall: Timestamp, database: DatabaseId) {
+        if self.databases.remove(&database) {
+            self.unfollow(now, self.account.database_topic(database).id());
+        }
+        self.settle(now, wall);
+    }
+
+    /// Sends what the replica of an open database says to another device of the user.
+    pub fn send_database(&mut self, now: Instant, wall: Timestamp, database: DatabaseId, to: PeerId, message: Bytes) {
+        self.send_to(to, &PeerMessage::Database { database, message });
+        self.settle(now, wall);
+    }
+
+    /// Leaves changes of an open database in the relay cache, for the user's devices that are offline.
+    ///
+    /// Nothing is published while the user has no other device. Changes that do not fit a message are left to the direct way.
+    pub fn publish_changes(&mut self, now: Instant, wall: Timestamp, database: DatabaseId, changes: &[u8]) -> Option<PacketId> {
+        if self.account.user.devices().count() < 2 {
+            return None;
+        }
+        let topic = self.account.database_topic(database);
+        self.publish(now, wall, &topic, changes).ok()
+    }
+
+    /// A datagram arrived.
+    pub fn handle_datagram(&mut self, now: Instant, wall: Timestamp, remote: SocketAddr, datagram: Bytes) {
+        self.agent.handle_datagram(now, wall, remote, datagram);
+        self.settle(now, wall);
+    }
+
+    /// The time that [`Stack::poll_timeout`] named has come; early or repeated calls do nothing.
+    pub fn handle_timeout(&mut self, now: Instant, wall: Timestamp) {
+        self.agent.handle_timeout(now, wall);
+        self.cache.handle_timeout(now, wall);
+        for (id, peer) in &mut self.peers {
+            if peer.transport.poll_timeout().is_some_and(|at| at <= now) {
+                peer.transport.handle_timeout(now);
+                self.busy.insert(*id);
+            }
+        }
+        self.repair_messages(now, wall);
+        self.expire_linking(now, wall);
+        self.settle(now, wall);
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Stack::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let transports = self.peers.values().filter_map(|peer| peer.transport.poll_timeout()).min();
+        [self.agent.poll_timeout(), self.cache.poll_timeout(), transports, self.topics.next_repair(), self.link_deadline()].into_iter().flatten().min()
+    }
+
+    /// Moves everything between the layers until none has anything to say.
+    pub(crate) fn settle(&mut self, now: Instant, wall: Timestamp) {
+        loop {
+            let mut moved = false;
+            while let Some(event) = self.agent.poll_event() {
+                moved = true;
+                self.on_agent_event(now, wall, event);
+            }
+            while let Some((peer, message)) = self.cache.poll_message() {
+                moved = true;
+                let mut data = Writer::with_capacity(message.len() + 1);
+                data.u8(GOSSIP).bytes(&message);
+                // As above: a loss, which the cache repairs.
+                let _ = self.agent.send(now, peer, data.as_ref());
+            }
+            while let Some(event) = self.cache.poll_event() {
+                moved = true;
+                self.on_cache_event(now, wall, event);
+            }
+            while let Some(id) = self.busy.pop_first() {
+                moved = true;
+                self.pump(now, wall, id);
+            }
+            while let Some(transmit) = self.agent.poll_transmit() {
+                self.transmits.push_back(transmit);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn on_agent_event(&mut self, now: Instant, wall: Timestamp, event: peers_nat::Event) {
+        match event {
+            peers_nat::Event::Connected { peer, path } => self.on_connected(now, wall, peer, path),
+            peers_nat::Event::PathChanged { peer, path } => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.transport.path_changed(now);
+                    self.busy.insert(peer);
+                }
+                self.tell_rtt(peer);
+                self.events.push_back(Event::PathChanged { peer, path });
+            }
+            peers_nat::Event::Disconnected { peer, .. } => self.on_disconnected(now, wall, peer),
+            peers_nat::Event::Data { peer, data } => self.on_data(now, wall, peer, &data),
+            peers_nat::Event::Reflexive(address) => self.events.push_back(Event::Reflexive(address)),
+        }
+    }
+
+    fn on_connected(&mut self, now: Instant, wall: Timestamp, peer: PeerId, path: Path) {
+        let known = self.peers.insert(peer, Peer { transport: Transport::new(now, self.transport_config.clone(), self.rng.random()) }).is_some();
+        self.cache.peer_connected(now, peer);
+        self.tell_rtt(peer);
+        self.events.push_back(Event::Connected { peer, path });
+        if self.account.has_device(peer) {
+            self.send_account(peer);
+            for database in self.databases.clone() {
+                if known {
+                    self.events.push_back(Event::Database { database, input: DatabaseInput::PeerDisconnected(peer) });
+                }
+                self.events.push_back(Event::Database { database, input: DatabaseInput::PeerConnected(peer) });
+            }
+        }
+        if known {
+            self.repost_mail(now, wall, peer);
+        }
+    }
+
+    fn on_disconnected(&mut self, now: Instant, wall: Timestamp, peer: PeerId) {
+        if self.peers.remove(&peer).is_none() {
+            return;
+        }
+        self.cache.peer_disconnected(now, peer);
+        self.events.push_back(Event::Disconnected { peer });
+        if self.account.has_device(peer) {
+            for database in &self.databases {
+                self.events.push_back(Event::Database { database: *database, input: DatabaseInput::PeerDisconnected(peer) });
+            }
+        }
+        self.repost_mail(now, wall, peer);
+    }
+
+    fn on_data(&mut self, now: Instant, wall: Timestamp, peer: PeerId, data: &Bytes) {
+        match data.first() {
+            Some(&GOSSIP) => self.cache.handle_message(now, wall, peer, data.slice(1..)),
+            Some(&FRAMES) => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.transport.handle_frames(now, &data[1..]);
+                    self.busy.insert(peer);
+                }
+            }
+            _ => self.stats.refused_messages += 1,
+        }
+    }
+
+    /// Lets the transport of one peer send and deliver.
+    fn pump(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
+        let (mut messages, mut broken) = (Vec::new(), false);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        while let Some(event) = peer.transport.poll_event() {
+            match event {
+                transport::Event::Message { lane, message } => {
+                    peer.transport.consume(lane, message.len());
+                    messages.push(message);
+                }
+                transport::Event::Acked(_) => {}
+                transport::Event::Broken(_) => broken = true,
+            }
+        }
+        loop {
+            let mut data = Writer::with_capacity(peers_nat::MAX_DATA);
+            data.u8(FRAMES);
+            if !self.peers.get_mut(&id).is_some_and(|peer| peer.transport.poll_transmit(now, &mut data)) {
+                break;
+            }
+            // A peer that is gone by now is a loss to the transport, which repairs it.
+            let _ = self.agent.send(now, id, data.as_ref());
+        }
+        if broken {
+            self.stats.refused_messages += 1;
+            self.agent.disconnect(now, id);
+        }
+        for message in messages {
+            self.on_message(now, wall, id, &message);
+        }
+    }
+
+    fn on_message(&mut self, now: Instant, wall: Timestamp, from: PeerId, message: &Bytes) {
+        let trusted = self.account.has_device(from);
+        match PeerMessage::decode(message) {
+            Ok(PeerMessage::Account { user, catalogue }) if trusted => self.on_account(now, wall, &user, &catalogue),
+            Ok(PeerMessage::Mail(mail)) => self.on_mail(now, wall, from, mail),
+            Ok(PeerMessage::Database { database, message }) if trusted => {
+                if self.databases.contains(&database) {
+                    self.events.push_back(Event::Database { database, input: DatabaseInput::Message { from, message } });
+                }
+            }
+            _ => self.stats.refused_messages += 1,
+        }
+    }
+
+    fn on_cache_event(&mut self, now: Instant, wall: Timestamp, event: peers_cache::Event) {
+        match event {
+            peers_cache::Event::Packet(packet) => self.on_packet(now, wall, packet),
+            peers_cache::Event::Stored { id, holders } => match self.mail.letter_of(&id) {
+                Some(id) => self.events.push_back(Event::MailStored { id, holders }),
+                None => self.events.push_back(Event::Stored { id, holders }),
+            },
+            peers_cache::Event::Kept(packet) => self.events.push_back(Event::Keep(packet)),
+            peers_cache::Event::Dropped(id) => self.events.push_back(Event::Forget(id)),
+        }
+    }
+
+    /// Queues a reliable message; `false` if there is no session or its queue is full.
+    pub(crate) fn send_to(&mut self, to: PeerId, message: &PeerMessage) -> bool {
+        let Some(peer) = self.peers.get_mut(&to) else { return false };
+        let lane = match message {
+            PeerMessage::Database { .. } => Lane::Bulk,
+            PeerMessage::Mail(MailBody::Letter(letter)) if letter.body.len() > MAX_INTERACTIVE_LETTER => Lane::Bulk,
+            PeerMessage::Account { .. } | PeerMessage::Mail(_) => Lane::Interactive,
+        };
+        self.busy.insert(to);
+        let queued = peer.transport.send(lane, message.encode()).is_ok();
+        if !queued {
+            self.stats.overflowed += 1;
+        }
+        queued
+    }
+
+    /// The cache prefers near peers.
+    fn tell_rtt(&mut self, peer: PeerId) {
+        if let Some(rtt) = self.agent.peer(peer).and_then(|info| info.rtt) {
+            self.cache.set_rtt(peer, rtt);
+        }
+    }
+
+    fn connected_devices(&self) -> Vec<PeerId> {
+        self.peers.keys().filter(|peer| self.account.has_device(**peer)).copied().collect()
+    }
+
+    fn send_account(&mut self, to: PeerId) {
+        let message = PeerMessage::Account { user: self.account.user.encode().into(), catalogue: self.account.catalogue.clone() };
+        self.send_to(to, &message);
+    }
+
+    /// Another device of the user tells what it knows of the account.
+    pub(crate) fn on_account(&mut self, now: Instant, wall: Timestamp, user: &[u8], catalogue: &crate::account::Catalogue) {
+        let Ok(user) = peers_crypto::User::decode(user) else {
+            self.stats.refused_messages += 1;
+            return;
+        };
+        let before: BTreeSet<PeerId> = self.device_ids();
+        let Ok(grown) = self.account.user.merge(user.statements().cloned()) else {
+            self.stats.refused_messages += 1;
+            return;
+        };
+        if self.account.catalogue.merge(catalogue) || grown > 0 {
+            self.events.push_back(Event::AccountChanged);
+            self.meet_devices(now, wall, &before);
+        }
+    }
+
+    /// This device changed the account: keep it, and tell the others.
+    pub(crate) fn on_account_changed(&mut self, now: Instant, wall: Timestamp) {
+        self.events.push_back(Event::AccountChanged);
+        for peer in self.connected_devices() {
+            self.send_account(peer);
+        }
+        if self.account.user.devices().count() > 1 {
+            let message = PeerMessage::Account { user: self.account.user.encode().into(), catalogue: self.account.catalogue.clone() };
+            let topic = self.account.topic();
+            // Larger than a message only with thousands of devices; these learn it when they meet.
+            let _ = self.publish(now, wall, &topic, &message.encode());
+        }
+    }
+
+    pub(crate) fn device_ids(&self) -> BTreeSet<PeerId> {
+        self.account.user.devices().map(|device| device.id).collect()
+    }
+
+    /// Devices that became the user's, which were strangers until now: seek them, and treat those connected as devices.
+    pub(crate) fn meet_devices(&mut self, now: Instant, wall: Timestamp, before: &BTreeSet<PeerId>) {
+        let own = self.id();
+        for device in self.device_ids() {
+            if device == own || before.contains(&device) {
+                continue;
+            }
+            self.add_contact(now, wall, device, true);
+            let _ = self.agent.connect(now, wall, device, &[]);
+            if self.is_connected(device) {
+                self.send_account(device);
+                for database in &self.databases {
+                    self.events.push_back(Event::Database { database: *database, input: DatabaseInput::PeerConnected(device) });
+                }
+            }
+        }
+    }
+
+    /// Follows the account's own topic, and seeks the user's other devices.
+    pub(crate) fn follow_account(&mut self, now: Instant, wall: Timestamp) {
+        let topic = self.account.topic().read_key();
+        self.follow(now, wall, topic, crate::topics::Purpose::Account);
+        self.meet_devices(now, wall, &BTreeSet::new());
+    }
+
+    /// Acts for another account from now on: what linking does. Databases that are open stay so, and become the new user's.
+    pub(crate) fn replace_account(&mut self, now: Instant, wall: Timestamp, account: Account) {
+        self.unfollow(now, self.account.topic().id());
+        for database in self.databases.clone() {
+            self.unfollow(now, self.account.database_topic(database).id());
+        }
+        self.account = account;
+        for database in self.databases.clone() {
+            let topic = self.account.database_topic(database).read_key();
+            self.follow(now, wall, topic, crate::topics::Purpose::Database(database));
+        }
+        self.follow_account(now, wall);
+        self.events.push_back(Event::AccountChanged);
+    }
+
+    /// A topic of the user's own, the same on all their devices.
+    pub fn user_topic(&self, label: &str) -> TopicKey {
+        self.account.labelled_topic(label)
+    }
+}
+
+/// First byte of session data: one message of the cache.
+const GOSSIP: u8 = 0;
+/// First byte of session data: frames of the transport.
+const FRAMES: u8 = 1;
+/// Letters above this many bytes do not keep others waiting.
+const MAX_INTERACTIVE_LETTER: usize = 256 << 10;

@@ -1,0 +1,244 @@
+//! What a node remembers: one sealed SQLite file, written by one thread.
+//!
+//! Jobs are closures over the connection. The thread runs all that are waiting in one transaction, and answers them only when it is committed: what is
+//! acknowledged is on disk.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// Why the state file cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// SQLite refused.
+    #[error("{path}: {source}; {remedy}")]
+    Sqlite {
+        /// The state file.
+        path: String,
+        /// What SQLite says.
+        source: rusqlite::Error,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// The thread could not be started.
+    #[error("the storage thread did not start: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The file was written by a newer version.
+    #[error("{path} is of format {found}, this version knows up to {known}: use a newer version of peers")]
+    Newer {
+        /// The state file.
+        path: String,
+        /// Format of the file.
+        found: i64,
+        /// Newest known format.
+        known: i64,
+    },
+}
+
+type Job = Box<dyn FnOnce(&Connection) -> rusqlite::Result<Done> + Send>;
+type Done = Box<dyn FnOnce(Result<(), &rusqlite::Error>) + Send>;
+
+/// Handle to the storage thread; closing it writes what is queued and joins the thread.
+#[derive(Debug)]
+pub(crate) struct Store {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens or makes the state file at `path`, sealed under `key`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn open(path: &Path, key: &[u8; 32]) -> Result<Self, StoreError> {
+        let connection = connect(path, key)?;
+        let (jobs, queue) = sync_channel(MAX_QUEUED_JOBS);
+        let thread = std::thread::Builder::new().name("peers-store".into()).spawn(move || run(&connection, &queue))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Runs `job` and gives its result once it is on disk.
+    pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> rusqlite::Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.submit(Box::new(move |connection| {
+            let value = job(connection);
+            Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| {
+                let value = match committed {
+                    Ok(()) => value,
+                    Err(error) => Err(same(error)),
+                };
+                let _ = sender.send(value);
+            }))
+        }));
+        receiver.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Queues `job`, and afterwards tells `done` whether it is on disk.
+    pub(crate) fn write(
+        &self,
+        job: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+        done: impl FnOnce(rusqlite::Result<()>) + Send + 'static,
+    ) {
+        self.submit(Box::new(move |connection| {
+            let value = job(connection);
+            Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| done(value.and(committed.map_err(same)))))
+        }));
+    }
+
+    /// Queues `job`; a failure is logged.
+    pub(crate) fn write_behind(&self, what: &'static str, job: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) {
+        self.write(job, move |result| {
+            if let Err(error) = result {
+                tracing::error!("{what} could not be stored: {error}");
+            }
+        });
+    }
+
+    fn submit(&self, job: Job) {
+        let Some(jobs) = &self.jobs else { return };
+        match jobs.try_send(job) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            // The disk is behind by thousands of jobs: wait for it rather than forget.
+            Err(TrySendError::Full(job)) => {
+                let _ = tokio::task::block_in_place(|| jobs.send(job));
+            }
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(connection: &Connection, queue: &Receiver<Job>) {
+    while let Ok(first) = queue.recv() {
+        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let mut done = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            // A job that fails reports its own error; the others of the batch still commit.
+            if let Ok(answer) = job(connection) {
+                done.push(answer);
+            }
+            next = if done.len() < MAX_BATCH { queue.try_recv().ok() } else { None };
+        }
+        let committed = begun.and_then(|()| connection.execute_batch("COMMIT"));
+        if committed.is_err() && !connection.is_autocommit() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        for answer in done {
+            answer(committed.as_ref().copied());
+        }
+    }
+    let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+fn connect(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
+    let failed = |source: rusqlite::Error| StoreError::Sqlite { path: path.display().to_string(), remedy: remedy(&source), source };
+    private_file(path)?;
+    let connection = Connection::open(path).map_err(failed)?;
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    connection.execute_batch(&format!("PRAGMA key = \"x'{hex}'\"")).map_err(failed)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    if version > FORMAT {
+        return Err(StoreError::Newer { path: path.display().to_string(), found: version, known: FORMAT });
+    }
+    // FULL: what is acknowledged survives a power cut, not only the death of the process.
+    connection.execute_batch(&format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")).map_err(failed)?;
+    Ok(connection)
+}
+
+/// Makes an empty file for its owner only, so that SQLite does not make one for everyone.
+fn private_file(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+fn remedy(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => "the file is damaged or belongs to another key file: put back the right one, or move it away to start with an empty state",
+        Some(rusqlite::ErrorCode::DiskFull) => "free space on the disk and try again; nothing acknowledged is lost",
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => "another program has it open: close that and try again",
+        Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied | rusqlite::ErrorCode::CannotOpen) => "make the file and its folder writable for you",
+        _ => "check the file and the disk",
+    }
+}
+
+/// The same failure for each job of a batch: [`rusqlite::Error`] cannot be cloned.
+fn same(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => rusqlite::Error::SqliteFailure(*code, text.clone()),
+        other => rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR), Some(other.to_string())),
+    }
+}
+
+fn closed() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_MISUSE), Some("the node is closed".into()))
+}
+
+const MAX_QUEUED_JOBS: usize = 4096;
+const MAX_BATCH: usize = 512;
+const FORMAT: i64 = 1;
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS account(id INTEGER PRIMARY KEY CHECK(id = 1), bytes BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS peer(id BLOB PRIMARY KEY, address TEXT NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contact(id BLOB PRIMARY KEY, established INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS topic(id BLOB PRIMARY KEY, label TEXT NOT NULL, seed BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS message(
+  id BLOB NOT NULL UNIQUE, topic BLOB NOT NULL, position INTEGER PRIMARY KEY AUTOINCREMENT,
+  author BLOB NOT NULL, created INTEGER NOT NULL, previous BLOB NOT NULL, payload BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS message_topic ON message(topic, position);
+CREATE TABLE IF NOT EXISTS mail(
+  id BLOB NOT NULL UNIQUE, position INTEGER PRIMARY KEY AUTOINCREMENT, sender BLOB NOT NULL, created INTEGER NOT NULL, name TEXT, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox(id BLOB PRIMARY KEY, recipient BLOB NOT NULL, created INTEGER NOT NULL, letter BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS packet(id BLOB PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS setting(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS database(id BLOB PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, sealed INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_acknowledged_is_there_after_reopening_and_only_with_the_key() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state.sqlite");
+        let store = Store::open(&path, &[7; 32]).unwrap();
+        store.run(|c| c.execute("INSERT INTO packet VALUES (x'01', x'cafe')", [])).await.unwrap();
+        let failed = store.run(|c| c.execute("INSERT INTO packet VALUES (x'01', x'cafe')", [])).await;
+        assert!(failed.is_err(), "a job that fails says so");
+        drop(store);
+        let again = Store::open(&path, &[7; 32]).unwrap();
+        let count: i64 = again.run(|c| c.query_row("SELECT count(*) FROM packet", [], |row| row.get(0))).await.unwrap();
+        assert_eq!(count, 1);
+        drop(again);
+        let wrong = Store::open(&path, &[8; 32]).unwrap_err().to_string();
+        assert!(wrong.contains("belongs to another key file"), "{wrong}");
+        assert!(!std::fs::read(&path).unwrap().starts_with(b"SQLite format 3"));
+    }
+
+    #[test]
+    fn a_state_file_of_a_newer_version_is_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state.sqlite");
+        drop(Store::open(&path, &[7; 32]).unwrap());
+        let connection = connect(&path, &[7; 32]).unwrap();
+        connection.execute_batch("PRAGMA user_version = 9").unwrap();
+        drop(connection);
+        assert!(matches!(Store::open(&path, &[7; 32]), Err(StoreError::Newer { found: 9, known: 1, .. })));
+    }
+}

@@ -1,0 +1,182 @@
+//! Topics a node follows: packets become messages, each goes where its topic's purpose says.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use peers_crypto::{Draft, ReadKey, SealError, TopicKey};
+use peers_wire::{DEFAULT_LIFETIME, Link, MAX_POSTAGE, Packet, PacketId, Reassembly, Timestamp, TopicId};
+
+use crate::account::DatabaseId;
+use crate::message::PeerMessage;
+use crate::stack::{DatabaseInput, Event, Stack, TopicMessage};
+
+/// Why a topic is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// An application subscribed to it.
+    Application,
+    /// News of the user's account.
+    Account,
+    /// Changes of a database.
+    Database(DatabaseId),
+    /// Mail with someone known.
+    Mail,
+    /// First letters of anyone, sealed to this device.
+    Inbox,
+    /// Linking a device.
+    Link,
+}
+
+#[derive(Debug)]
+struct Followed {
+    key: ReadKey,
+    purpose: Purpose,
+    /// The last message seen or written here.
+    last: Link,
+}
+
+#[derive(Debug)]
+pub(crate) struct Topics {
+    followed: BTreeMap<TopicId, Followed>,
+    reassembly: Reassembly,
+    repair_at: Option<Instant>,
+}
+
+impl Topics {
+    pub(crate) fn new() -> Self {
+        Self { followed: BTreeMap::new(), reassembly: Reassembly::new(peers_wire::Config::default()), repair_at: None }
+    }
+
+    /// When fragments that are missing are asked for.
+    pub(crate) const fn next_repair(&self) -> Option<Instant> {
+        self.repair_at
+    }
+}
+
+impl Stack {
+    /// Follows a topic: its messages, those held here already first, come as [`Event::Message`].
+    pub fn subscribe(&mut self, now: Instant, wall: Timestamp, key: ReadKey) {
+        self.follow(now, wall, key, Purpose::Application);
+        self.settle(now, wall);
+    }
+
+    /// Ends following a topic.
+    pub fn unsubscribe(&mut self, now: Instant, wall: Timestamp, topic: TopicId) {
+        if self.topics.followed.get(&topic).is_some_and(|followed| followed.purpose == Purpose::Application) {
+            self.unfollow(now, topic);
+        }
+        self.settle(now, wall);
+    }
+
+    /// Publishes a message on a topic and gives the id of its packet (of its head, where it has fragments).
+    ///
+    /// # Errors
+    /// [`SealError`] if `body` is larger than a message may be.
+    pub fn publish(&mut self, now: Instant, wall: Timestamp, topic: &TopicKey, body: &[u8]) -> Result<PacketId, SealError> {
+        self.publish_for(now, wall, topic, body, DEFAULT_LIFETIME)
+    }
+
+    /// As [`Stack::publish`], for `lifetime` minutes.
+    ///
+    /// # Errors
+    /// [`SealError`] if `body` is larger than a message may be.
+    pub fn publish_for(&mut self, now: Instant, wall: Timestamp, topic: &TopicKey, body: &[u8], lifetime: u16) -> Result<PacketId, SealError> {
+        let followed = self.topics.followed.get_mut(&topic.id());
+        let previous = followed.as_ref().map_or(Link::NONE, |followed| followed.last);
+        let draft = Draft { created: wall, lifetime, previous, postage: MAX_POSTAGE };
+        let packets = topic.seal(&self.key, draft, body, &mut self.rng)?;
+        let id = packets[0].id();
+        if let Some(followed) = followed {
+            followed.last = id.link();
+        }
+        self.cache.publish(now, wall, packets);
+        self.settle(now, wall);
+        Ok(id)
+    }
+
+    pub(crate) fn follow(&mut self, now: Instant, wall: Timestamp, key: ReadKey, purpose: Purpose) {
+        let topic = key.topic();
+        self.topics.followed.insert(topic, Followed { key, purpose, last: Link::NONE });
+        self.cache.subscribe(now, topic);
+        let held: Vec<Packet> = self.cache.packets(topic).cloned().collect();
+        for packet in held {
+            self.on_packet(now, wall, packet);
+        }
+    }
+
+    pub(crate) fn unfollow(&mut self, now: Instant, topic: TopicId) {
+        if self.topics.followed.remove(&topic).is_some() {
+            self.cache.unsubscribe(now, topic);
+        }
+    }
+
+    /// A packet that the cache has checked, on a followed topic.
+    pub(crate) fn on_packet(&mut self, now: Instant, wall: Timestamp, packet: Packet) {
+        if !self.topics.followed.contains_key(&packet.topic()) {
+            return;
+        }
+        for complete in self.topics.reassembly.insert(now, packet) {
+            self.on_sealed(now, wall, &complete.head, &complete.sealed);
+        }
+        if self.topics.reassembly.progress().next().is_some() {
+            self.topics.repair_at.get_or_insert(now + REPAIR_AFTER);
+        }
+    }
+
+    fn on_sealed(&mut self, now: Instant, wall: Timestamp, head: &Packet, sealed: &[u8]) {
+        let Some(followed) = self.topics.followed.get_mut(&head.topic()) else { return };
+        let Ok(opened) = followed.key.open(head, sealed) else {
+            self.stats.refused_topic_messages += 1;
+            return;
+        };
+        followed.last = head.id().link();
+        let purpose = followed.purpose;
+        let message = TopicMessage {
+            topic: head.topic(),
+            id: head.id(),
+            author: opened.author,
+            created: head.created(),
+            previous: head.previous().unwrap_or(Link::NONE),
+            payload: opened.body.into(),
+        };
+        // What this device wrote itself is known here; it comes back when a topic is followed anew.
+        let own = message.author == self.id();
+        match purpose {
+            Purpose::Application => self.events.push_back(Event::Message(message)),
+            _ if own => {}
+            Purpose::Account if self.account.has_device(message.author) => match PeerMessage::decode(&message.payload) {
+                Ok(PeerMessage::Account { user, catalogue }) => self.on_account(now, wall, &user, &catalogue),
+                _ => self.stats.refused_topic_messages += 1,
+            },
+            Purpose::Database(database) if self.account.has_device(message.author) => {
+                let input = DatabaseInput::Changes { from: message.author, changes: message.payload };
+                self.events.push_back(Event::Database { database, input });
+            }
+            Purpose::Account | Purpose::Database(_) => self.stats.refused_topic_messages += 1,
+            Purpose::Mail => self.on_mail_topic(now, wall, message.author, &message.payload),
+            Purpose::Inbox => self.on_inbox(now, wall, message.author, &message.payload),
+            Purpose::Link => self.on_link_message(now, wall, message.author, &message.payload),
+        }
+    }
+
+    /// Asks for fragments that are missing, and gives up those that nobody sends.
+    pub(crate) fn repair_messages(&mut self, now: Instant, wall: Timestamp) {
+        if self.topics.repair_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let reassembly = &mut self.topics.reassembly;
+        reassembly.expire(now);
+        // A message that still grows is on its way: only one that stalls is asked for.
+        let stalled = reassembly.progress().filter(|progress| progress.last + REPAIR_AFTER <= now).map(|progress| progress.head);
+        let missing: Vec<PacketId> = stalled.collect::<Vec<_>>().iter().flat_map(|head| reassembly.missing(head, MAX_REQUESTS)).take(MAX_REQUESTS).collect();
+        self.topics.repair_at = reassembly.progress().next().is_some().then(|| now + REPAIR_AFTER);
+        for id in missing {
+            self.cache.request(now, wall, id);
+        }
+    }
+}
+
+/// How long fragments may take before the missing ones are asked for.
+const REPAIR_AFTER: Duration = Duration::from_millis(500);
+/// Fragments asked for at a time.
+const MAX_REQUESTS: usize = 64;

@@ -1,0 +1,242 @@
+//! What a node tells about itself; everything here has a JSON form.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use peers_wire::{Link, PacketId, PeerId, Timestamp, TopicId};
+use serde::{Deserialize, Serialize};
+
+use crate::account::DatabaseId;
+
+/// The state of a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// This device.
+    pub id: PeerId,
+    /// Its name.
+    pub name: String,
+    /// The user it acts for.
+    pub user: UserStatus,
+    /// Addresses of its own sockets.
+    pub listen: Vec<SocketAddr>,
+    /// Its addresses as other peers see them.
+    pub reflexive: Vec<SocketAddr>,
+    /// Peers with a session.
+    pub peers: Vec<PeerStatus>,
+    /// The cache lent to everyone.
+    pub cache: CacheStatus,
+    /// Topics followed.
+    pub topics: Vec<TopicStatus>,
+    /// Databases of the user.
+    pub databases: Vec<DatabaseStatus>,
+    /// Everything counted since the start.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A user: a set of devices.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UserStatus {
+    /// The user's id in text form.
+    pub id: String,
+    /// Every device.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// A device of the user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its key.
+    pub id: PeerId,
+    /// Its name.
+    pub name: String,
+    /// It is the one that answers.
+    pub this: bool,
+    /// There is a session with it.
+    pub connected: bool,
+}
+
+/// A peer with a session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its key.
+    pub id: PeerId,
+    /// Its name, where it is a device of the user.
+    pub name: Option<String>,
+    /// `direct ADDRESS` or `relayed by ID`.
+    pub path: String,
+    /// Round trip time in milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+/// The cache lent to everyone.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Packets held.
+    pub packets: u64,
+    /// Bytes they take.
+    pub bytes: u64,
+    /// Bytes they may take.
+    pub budget: u64,
+}
+
+/// A topic followed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TopicStatus {
+    /// The name it has on this device.
+    pub label: String,
+    /// The topic.
+    pub id: TopicId,
+    /// Messages in its history here.
+    pub messages: u64,
+}
+
+/// A database of the user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DatabaseStatus {
+    /// The database.
+    pub id: DatabaseId,
+    /// Its name.
+    pub name: String,
+    /// The file on this device; none if it is kept on other devices only.
+    pub path: Option<PathBuf>,
+    /// The file is encrypted.
+    pub sealed: bool,
+    /// Tracked tables.
+    pub tables: Vec<TableStatus>,
+    /// Changes of local programs not yet stamped.
+    pub pending: u64,
+    /// The user's other devices.
+    pub devices: Vec<DeviceSync>,
+    /// What is wrong with the file at present, if anything.
+    pub trouble: Option<String>,
+}
+
+/// A tracked table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub name: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Rows that live and are not in it, as a constraint is in the way.
+    pub parked: u64,
+}
+
+/// How far another device has the database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceSync {
+    /// The device.
+    pub id: PeerId,
+    /// It has all that this device has and the reverse, as of the last exchange.
+    pub in_step: bool,
+}
+
+/// A message on a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// The topic.
+    pub topic: TopicId,
+    /// The packet, the message's head where it has fragments.
+    pub id: PacketId,
+    /// The device that wrote it.
+    pub author: PeerId,
+    /// Its name, where it is a device of the user.
+    pub author_name: Option<String>,
+    /// When it was written, by its author's clock.
+    pub created: Timestamp,
+    /// The message that its author had seen last on this topic.
+    pub previous: Option<Link>,
+    /// The content.
+    #[serde(with = "crate::json")]
+    pub payload: Bytes,
+}
+
+/// A letter received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mail {
+    /// Its id, in hexadecimal.
+    pub id: String,
+    /// The sender.
+    pub from: PeerId,
+    /// Its name, where it is a device of the user.
+    pub from_name: Option<String>,
+    /// When it was written, by its sender's clock.
+    pub created: Timestamp,
+    /// A file name, where it is a file.
+    pub name: Option<String>,
+    /// The content.
+    #[serde(with = "crate::json")]
+    pub body: Bytes,
+}
+
+/// Two devices became one user's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linked {
+    /// The other device.
+    pub device: PeerId,
+    /// Its name.
+    pub name: String,
+    /// The same words are shown on both devices.
+    pub words: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum NodeEvent {
+    /// A session with a peer began.
+    Connected {
+        /// The peer.
+        peer: PeerId,
+        /// `direct ADDRESS` or `relayed by ID`.
+        path: String,
+    },
+    /// A peer is reached another way now.
+    PathChanged {
+        /// The peer.
+        peer: PeerId,
+        /// `direct ADDRESS` or `relayed by ID`.
+        path: String,
+    },
+    /// A session with a peer ended.
+    Disconnected {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A message on a followed topic, stored here.
+    Message(Message),
+    /// A letter, stored here.
+    Mail(Mail),
+    /// The account changed: devices or databases.
+    AccountChanged,
+    /// Linking ended well.
+    Linked(Linked),
+    /// Someone tried to link a device and failed, or an invitation ended.
+    LinkFailed {
+        /// Why, in words.
+        reason: String,
+    },
+    /// A database changed, here or elsewhere.
+    DatabaseChanged {
+        /// The database.
+        database: DatabaseId,
+        /// The table.
+        table: String,
+        /// The device that wrote.
+        author: PeerId,
+    },
+    /// Another device has all of a database that this one has, and the reverse.
+    DatabaseInStep {
+        /// The database.
+        database: DatabaseId,
+        /// The device.
+        peer: PeerId,
+    },
+    /// The reader was too slow: that many events are lost to it.
+    Lagged {
+        /// Events lost.
+        count: u64,
+    },
+}

@@ -1,0 +1,164 @@
+//! Whole stacks on virtual time, in memory: what the layers do together.
+
+mod net;
+
+use bytes::Bytes;
+use net::Net;
+use peers_crypto::TopicKey;
+use peers_node::{Event, Letter};
+use peers_wire::Timestamp;
+
+fn letter(id: u8, body: &'static [u8]) -> Letter {
+    Letter { id: [id; 16], created: Timestamp(1), name: None, body: Bytes::from_static(body) }
+}
+
+#[test]
+fn a_message_reaches_a_subscriber_and_a_long_one_too() {
+    let mut net = Net::new(1, 3);
+    net.connect_all();
+    let topic = TopicKey::from_seed([9; 32]);
+    for node in 0..3 {
+        net.with(node, |stack, now, wall| stack.subscribe(now, wall, topic.read_key()));
+    }
+    net.run_secs(1);
+    let long: Vec<u8> = (0..50_000u32).flat_map(u32::to_le_bytes).collect();
+    net.with(0, |stack, now, wall| {
+        stack.publish(now, wall, &topic, b"short").unwrap();
+        stack.publish(now, wall, &topic, &long).unwrap();
+    });
+    net.run_secs(10);
+    for node in 1..3 {
+        let payloads: Vec<Bytes> = net.messages(node).map(|message| message.payload.clone()).collect();
+        assert_eq!(payloads.len(), 2, "node {node}");
+        assert_eq!(payloads[0], "short");
+        assert!(payloads[1] == long, "node {node} has other bytes");
+        assert!(net.messages(node).all(|message| message.author == net.id(0)));
+    }
+    assert_eq!(net.messages(0).count(), 0, "a publisher is not told its own messages");
+}
+
+#[test]
+fn fragments_that_are_lost_are_asked_for() {
+    let mut net = Net::new(2, 2);
+    net.connect_all();
+    net.loss = 0.2;
+    let topic = TopicKey::from_seed([9; 32]);
+    net.with(1, |stack, now, wall| stack.subscribe(now, wall, topic.read_key()));
+    net.run_secs(2);
+    let long = vec![7; 300_000];
+    net.with(0, |stack, now, wall| stack.publish(now, wall, &topic, &long).unwrap());
+    net.run_secs(60);
+    assert_eq!(net.messages(1).count(), 1);
+    assert!(net.messages(1).all(|message| message.payload == long));
+}
+
+#[test]
+fn a_letter_is_delivered_and_acknowledged_while_both_are_connected() {
+    let mut net = Net::new(3, 2);
+    net.connect_all();
+    let (to, sent) = (net.id(1), letter(5, b"hello"));
+    net.with(0, |stack, now, wall| stack.send(now, wall, to, sent.clone()));
+    net.run_secs(1);
+    assert!(net.events(1).any(|event| matches!(event, Event::Mail { from, letter } if *from == net.id(0) && *letter == sent)));
+    assert!(!net.events(0).any(|event| matches!(event, Event::MailDelivered { .. })), "not before it is stored");
+    let from = net.id(0);
+    net.with(1, |stack, now, wall| stack.acknowledge(now, wall, from, [5; 16]));
+    net.run_secs(1);
+    assert!(net.events(0).any(|event| matches!(event, Event::MailDelivered { id } if *id == [5; 16])));
+}
+
+#[test]
+fn a_letter_to_someone_offline_waits_with_a_stranger() {
+    let mut net = Net::new(4, 3);
+    net.connect(0, 2);
+    net.run_secs(1);
+    let to = net.id(1);
+    net.with(0, |stack, now, wall| stack.send(now, wall, to, letter(6, b"see you")));
+    net.run_secs(3);
+    assert!(net.events(0).any(|event| matches!(event, Event::MailStored { id, holders } if *id == [6; 16] && *holders >= 1)));
+    net.pause(0);
+    net.connect(1, 2);
+    net.run_secs(5);
+    let from = net.id(0);
+    assert!(net.events(1).any(|event| matches!(event, Event::Mail { from: sender, letter } if *sender == from && letter.body == "see you")));
+    // The receipt waits likewise, for the sender.
+    net.with(1, |stack, now, wall| stack.acknowledge(now, wall, from, [6; 16]));
+    net.run_secs(3);
+    net.pause(1);
+    net.resume(0);
+    net.run_secs(60);
+    assert!(net.events(0).any(|event| matches!(event, Event::MailDelivered { id } if *id == [6; 16])));
+}
+
+#[test]
+fn a_receipt_of_someone_else_delivers_nothing() {
+    let mut net = Net::new(5, 3);
+    net.connect_all();
+    let (to, sender) = (net.id(1), net.id(0));
+    net.with(0, |stack, now, wall| stack.send(now, wall, to, letter(5, b"hello")));
+    net.with(2, |stack, now, wall| stack.acknowledge(now, wall, sender, [5; 16]));
+    net.run_secs(2);
+    assert!(!net.events(0).any(|event| matches!(event, Event::MailDelivered { .. })));
+    assert_eq!(net.with(0, |stack, _, _| stack.stats().refused_messages), 1);
+}
+
+#[test]
+fn two_devices_linked_by_a_code_are_one_user() {
+    let mut net = Net::new(6, 3);
+    net.connect_all();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    net.run_secs(10);
+    let words = |net: &Net, node| {
+        net.events(node).find_map(|event| match event {
+            Event::Linked { words, .. } => Some(words.clone()),
+            _ => None,
+        })
+    };
+    assert!(words(&net, 0).is_some(), "{:?}", net.events(0).collect::<Vec<_>>());
+    assert_eq!(words(&net, 0), words(&net, 1));
+    let users: Vec<_> = (0..3).map(|node| net.with(node, |stack, _, _| stack.account().id())).collect();
+    assert_eq!(users[0], users[1]);
+    assert_ne!(users[0], users[2]);
+    for node in 0..2 {
+        assert_eq!(net.with(node, |stack, _, _| stack.account().user().devices().count()), 2);
+    }
+    // What belongs to the user is theirs on both, and nobody else's.
+    let topics: Vec<_> = (0..3).map(|node| net.with(node, |stack, _, _| stack.user_topic("greetings").id())).collect();
+    assert_eq!(topics[0], topics[1]);
+    assert_ne!(topics[0], topics[2]);
+}
+
+#[test]
+fn a_wrong_code_links_nothing_and_ends_the_invitation() {
+    let mut net = Net::new(7, 2);
+    net.connect_all();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
+    let first = code.to_string().split_whitespace().next().unwrap().to_owned();
+    let wrong = format!("{first} zoo zoo zoo").parse().unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &wrong, "phone")).unwrap();
+    net.run_secs(10);
+    for node in 0..2 {
+        assert!(net.events(node).any(|event| matches!(event, Event::LinkFailed(_))), "node {node}");
+        assert!(!net.events(node).any(|event| matches!(event, Event::Linked { .. })), "node {node}");
+    }
+    // The right code comes too late.
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    net.run_secs(120);
+    assert!(!net.events(1).any(|event| matches!(event, Event::Linked { .. })));
+}
+
+#[test]
+fn only_devices_of_the_user_are_heard_about_its_databases_and_account() {
+    let mut net = Net::new(8, 2);
+    net.connect_all();
+    let database = peers_node::DatabaseId([3; 32]);
+    for node in 0..2 {
+        net.with(node, |stack, now, wall| stack.open_database(now, wall, database, "notes"));
+    }
+    let to = net.id(1);
+    net.with(0, |stack, now, wall| stack.send_database(now, wall, database, to, Bytes::from_static(b"give me all")));
+    net.run_secs(2);
+    assert!(!net.events(1).any(|event| matches!(event, Event::Database { .. })));
+    assert_eq!(net.with(1, |stack, _, _| stack.stats().refused_messages), 1);
+}

@@ -1,0 +1,141 @@
+//! Stacks on public addresses, 20 ms apart.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use peers_crypto::DeviceKey;
+use peers_node::{Account, Config, Event, Stack, TopicMessage};
+use peers_wire::{PeerId, Timestamp};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+pub(crate) struct Net {
+    start: Instant,
+    now: Duration,
+    stacks: Vec<Stack>,
+    events: Vec<Vec<Event>>,
+    paused: HashSet<usize>,
+    flying: BinaryHeap<Reverse<(Duration, u64)>>,
+    datagrams: BTreeMap<u64, (usize, SocketAddr, Bytes)>,
+    sent: u64,
+    pub(crate) loss: f64,
+    rng: ChaCha20Rng,
+}
+
+impl Net {
+    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
+        let start = Instant::now();
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let stacks = (0..nodes)
+            .map(|node| {
+                let key = DeviceKey::from_seed(&rng.random());
+                let account = Account::create(WALL, &key, "device", rng.random()).unwrap();
+                let mut stack = Stack::new(start, WALL, Config::default(), key, account, rng.random());
+                stack.set_local_addresses(start, WALL, &[address(node)]);
+                stack
+            })
+            .collect();
+        let events = vec![Vec::new(); nodes];
+        Self { start, now: Duration::ZERO, stacks, events, paused: HashSet::new(), flying: BinaryHeap::new(), datagrams: BTreeMap::new(), sent: 0, loss: 0.0, rng }
+    }
+
+    pub(crate) fn id(&self, node: usize) -> PeerId {
+        self.stacks[node].id()
+    }
+
+    pub(crate) fn connect(&mut self, a: usize, b: usize) {
+        let peer = self.id(b);
+        self.with(a, |stack, now, wall| stack.connect(now, wall, peer, &[address(b)])).unwrap();
+    }
+
+    pub(crate) fn connect_all(&mut self) {
+        for a in 0..self.stacks.len() {
+            for b in a + 1..self.stacks.len() {
+                self.connect(a, b);
+            }
+        }
+        self.run_secs(2);
+        assert!(self.stacks.iter().all(|stack| stack.sessions() == self.stacks.len() - 1));
+    }
+
+    /// From now on the node neither hears nor does anything.
+    pub(crate) fn pause(&mut self, node: usize) {
+        self.paused.insert(node);
+    }
+
+    pub(crate) fn resume(&mut self, node: usize) {
+        self.paused.remove(&node);
+    }
+
+    pub(crate) fn with<T>(&mut self, node: usize, work: impl FnOnce(&mut Stack, Instant, Timestamp) -> T) -> T {
+        let (now, wall) = self.time();
+        let value = work(&mut self.stacks[node], now, wall);
+        self.drain(node);
+        value
+    }
+
+    pub(crate) fn events(&self, node: usize) -> impl Iterator<Item = &Event> {
+        self.events[node].iter()
+    }
+
+    pub(crate) fn messages(&self, node: usize) -> impl Iterator<Item = &TopicMessage> {
+        self.events(node).filter_map(|event| match event {
+            Event::Message(message) => Some(message),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn run_secs(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        loop {
+            let timers = (0..self.stacks.len()).filter(|node| !self.paused.contains(node)).filter_map(|node| Some((self.stacks[node].poll_timeout()?, node)));
+            let timer = timers.min().map(|(at, node)| (at.saturating_duration_since(self.start).max(self.now), node));
+            let arrival = self.flying.peek().map(|Reverse((at, _))| *at);
+            match (timer, arrival) {
+                (_, Some(at)) if at <= end && timer.is_none_or(|(timer, _)| at <= timer) => {
+                    self.now = at;
+                    let Some(Reverse((_, number))) = self.flying.pop() else { return };
+                    let (from, to, datagram) = self.datagrams.remove(&number).unwrap();
+                    let node = usize::from(to.port()) - 1;
+                    if !self.paused.contains(&node) {
+                        self.with(node, |stack, now, wall| stack.handle_datagram(now, wall, address(from), datagram));
+                    }
+                }
+                (Some((at, node)), _) if at <= end => {
+                    self.now = at;
+                    self.with(node, |stack, now, wall| stack.handle_timeout(now, wall));
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    fn time(&self) -> (Instant, Timestamp) {
+        (self.start + self.now, WALL.plus(u64::try_from(self.now.as_millis()).unwrap()))
+    }
+
+    fn drain(&mut self, node: usize) {
+        while let Some(transmit) = self.stacks[node].poll_transmit() {
+            let known = transmit.destination.ip() == address(0).ip() && usize::from(transmit.destination.port()) <= self.stacks.len();
+            if known && self.rng.random::<f64>() >= self.loss {
+                self.sent += 1;
+                self.datagrams.insert(self.sent, (node, transmit.destination, transmit.payload));
+                self.flying.push(Reverse((self.now + Duration::from_millis(20), self.sent)));
+            }
+        }
+        while let Some(event) = self.stacks[node].poll_event() {
+            self.events[node].push(event);
+        }
+    }
+}
+
+fn address(node: usize) -> SocketAddr {
+    SocketAddr::from(([11, 0, 0, 1], u16::try_from(node + 1).unwrap()))
+}
+
+const WALL: Timestamp = Timestamp(1_800_000_000_000);
