@@ -20,6 +20,8 @@ pub(super) struct Congestion {
     epoch: Option<Epoch>,
     /// Losses of packets sent before are of a congestion that has been answered.
     recovery_start: Option<Instant>,
+    /// Window, threshold and `cubic_max` before the last reduction: back to them if it was for nothing.
+    undo: Option<(u64, u64, f64)>,
     /// The sender has nothing to send: the window proves nothing and does not grow.
     app_limited: bool,
     round: Round,
@@ -58,6 +60,7 @@ impl Congestion {
             cubic_max: 0.0,
             epoch: None,
             recovery_start: None,
+            undo: None,
             app_limited: true,
             round: Round { samples: 0, rtt: Duration::ZERO, acked: 0, lost: 0 },
             last_round: Round { samples: 0, rtt: Duration::ZERO, acked: 0, lost: 0 },
@@ -114,6 +117,7 @@ impl Congestion {
             return;
         }
         self.recovery_start = Some(now);
+        self.undo = Some((self.window, self.threshold, self.cubic_max));
         let window = packets_of(self.window);
         // Fast convergence: a flow that lost before it was back makes room for the newcomer.
         self.cubic_max = if window < self.cubic_max { window * (1.0 + BETA) / 2.0 } else { window };
@@ -122,10 +126,26 @@ impl Congestion {
         self.threshold = self.window;
     }
 
+    /// A packet sent at `sent` and counted as lost was only late: takes back the reduction that answered it.
+    ///
+    /// Source: RFC 9438, section 4.9.
+    pub(super) fn on_spurious(&mut self, sent: Instant) {
+        self.round.lost = self.round.lost.saturating_sub(1);
+        if self.recovery_start.is_some_and(|start| sent <= start)
+            && let Some((window, threshold, cubic_max)) = self.undo.take()
+        {
+            self.window = self.window.max(window);
+            self.threshold = threshold;
+            self.cubic_max = cubic_max;
+            self.epoch = None;
+        }
+    }
+
     /// Nothing came through for several probe timeouts.
     pub(super) fn on_persistent_congestion(&mut self) {
         self.window = MIN_WINDOW;
         self.epoch = None;
+        self.undo = None;
         self.recovery_start = None;
         self.min_rtt = None;
         self.round = Round::default();
@@ -156,13 +176,13 @@ impl Congestion {
     fn is_noise(&self) -> bool {
         let lost = self.round.lost + self.last_round.lost;
         let all = lost + self.round.acked + self.last_round.acked;
-        !self.queue_stands() && lost as f64 <= TOLERATED_LOSS * all as f64
+        !self.queue_stands() && lost as f64 <= TOLERATED_LOSS * all as f64 + TOLERATED_STRAYS
     }
 
     /// Whether even the fastest round trip of the last round waited in a queue.
     fn queue_stands(&self) -> bool {
         let round = if self.round.samples >= MIN_SAMPLES || self.last_round.samples == 0 { self.round } else { self.last_round };
-        self.min_rtt.is_none_or(|min| round.rtt > min + (min / 8).clamp(MIN_QUEUE, MAX_QUEUE))
+        self.min_rtt.is_none_or(|min| round.rtt > min + (min / 16).clamp(MIN_QUEUE, MAX_QUEUE))
     }
 
     fn cubic(&mut self, now: Instant, bytes: u64, rtt: Duration) -> u64 {
@@ -203,7 +223,9 @@ const C: f64 = 0.4;
 const BURST: Duration = Duration::from_millis(4);
 /// Share of packets lost without a queue that does not count as congestion.
 const TOLERATED_LOSS: f64 = 0.05;
-/// A round trip this much longer than the shortest, or an eighth of it within these bounds, waited in a queue.
+/// Packets on top of that: in a small window, the share alone would be decided by one of them.
+const TOLERATED_STRAYS: f64 = 2.0;
+/// A round trip this much longer than the shortest, or a sixteenth of it within these bounds, waited in a queue.
 const MIN_QUEUE: Duration = Duration::from_millis(1);
 const MAX_QUEUE: Duration = Duration::from_millis(16);
 /// Round trips measured before their shortest says something of a queue; RFC 9406, section 4.3.

@@ -177,7 +177,7 @@ pub struct Stats {
     pub rtt_us: u64,
 }
 
-/// Reliable messages to one peer; see the [module](self). An idle one is about 1 KiB and has no timer.
+/// Reliable messages to one peer; see the [module](self). An idle one is below 2 KiB and has no timer.
 #[derive(Debug)]
 pub struct Transport {
     recovery: Recovery,

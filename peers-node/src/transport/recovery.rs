@@ -1,6 +1,7 @@
 //! Which packets arrived, which are lost, and when to ask.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
@@ -68,6 +69,10 @@ pub(super) struct Recovery {
     /// Round trips of packets sent before are of another path.
     path_since: Instant,
     loss_time: Option<Instant>,
+    /// The last packets found lost, in order: number and time of sending.
+    lost: VecDeque<(u64, Instant)>,
+    /// How much later than a round trip packets come that others have overtaken; none while no such packet was seen.
+    reordering: Option<Duration>,
     last_sent: Instant,
     probe_timeouts: u32,
     /// Packets that may go out whatever the window says.
@@ -104,6 +109,8 @@ impl Recovery {
             rtt: Rtt { initial: initial_rtt, sampled: None, first_sample: None },
             path_since: now,
             loss_time: None,
+            lost: VecDeque::new(),
+            reordering: None,
             last_sent: now,
             probe_timeouts: 0,
             probes: 0,
@@ -176,6 +183,7 @@ impl Recovery {
         }
         let (mut bytes, mut count, mut newest) = (0, 0, None);
         for range in ack.ranges() {
+            self.find_spurious(now, &range);
             let from = self.packets.partition_point(|packet| packet.number < *range.start());
             for packet in self.packets.range_mut(from..).take_while(|packet| packet.number <= *range.end()) {
                 let Some(sent) = packet.sent.take() else { continue };
@@ -201,11 +209,11 @@ impl Recovery {
 
     /// Finds losses whose time has come, or makes the next packets probes. Early calls do nothing.
     pub(super) fn handle_timeout(&mut self, now: Instant, mut fate: impl FnMut(Fate, &Sent)) {
+        if self.loss_time.is_some_and(|time| time <= now) {
+            self.detect_losses(now, &mut fate);
+        }
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
-        }
-        if self.loss_time.is_some() {
-            return self.detect_losses(now, &mut fate);
         }
         self.probe_timeouts += 1;
         self.probes = PROBES;
@@ -227,13 +235,15 @@ impl Recovery {
         self.rtt = Rtt { initial: self.rtt.initial, sampled: None, first_sample: None };
         self.path_since = now;
         self.probe_timeouts = 0;
+        self.lost.clear();
+        self.reordering = None;
         self.congestion.path_changed(now);
     }
 
     fn detect_losses(&mut self, now: Instant, fate: &mut impl FnMut(Fate, &Sent)) {
         self.loss_time = None;
         let Some(largest) = self.largest_acked else { return };
-        let delay = self.rtt.loss_delay();
+        let delay = self.rtt.loss_delay(self.reordering);
         let (mut lost, mut last_lost, mut first_of_run, mut persistent) = (0, None, None, false);
         for packet in &mut self.packets {
             let Some(sent) = &packet.sent else {
@@ -243,13 +253,17 @@ impl Recovery {
             if packet.number > largest {
                 break;
             }
-            if packet.number + PACKET_THRESHOLD > largest && packet.time + delay > now {
+            if (packet.number + PACKET_THRESHOLD > largest || self.reordering.is_some()) && packet.time + delay > now {
                 self.loss_time = Some(packet.time + delay);
                 break;
             }
             fate(Fate::Lost, sent);
             packet.sent = None;
             self.in_flight -= packet.size;
+            if self.lost.len() >= MAX_LOST {
+                self.lost.pop_front();
+            }
+            self.lost.push_back((packet.number, packet.time));
             lost += 1;
             last_lost = Some(packet.time);
             if self.rtt.first_sample.is_some_and(|first| packet.time > first) {
@@ -262,6 +276,7 @@ impl Recovery {
         }
         if self.packets.is_empty() && self.packets.capacity() > IDLE_CAPACITY {
             self.packets = VecDeque::new();
+            self.lost = VecDeque::new();
         }
         if let Some(time) = last_lost {
             self.congestion.on_lost(now, time, lost);
@@ -269,6 +284,20 @@ impl Recovery {
                 self.congestion.on_persistent_congestion();
                 self.rtt.forget_smallest();
             }
+        }
+    }
+
+    /// Learns from packets that were found lost and are acknowledged all the same: from the first on, time alone tells of a loss.
+    ///
+    /// Source: RFC 8985, sections 4 and 6.2.
+    fn find_spurious(&mut self, now: Instant, range: &RangeInclusive<u64>) {
+        let from = self.lost.partition_point(|(number, _)| number < range.start());
+        let to = self.lost.partition_point(|(number, _)| number <= range.end());
+        for (_, time) in self.lost.drain(from..to) {
+            let smoothed = self.rtt.smoothed();
+            let late = now.saturating_duration_since(time).saturating_sub(smoothed).min(smoothed);
+            self.reordering = self.reordering.max(Some(late * 5 / 4));
+            self.congestion.on_spurious(time);
         }
     }
 
@@ -293,9 +322,10 @@ impl Rtt {
     }
 
     /// How long a packet may be late after a later one arrived.
-    fn loss_delay(&self) -> Duration {
+    fn loss_delay(&self, reordering: Option<Duration>) -> Duration {
         let (smoothed, latest) = self.sampled.map_or((self.initial, self.initial), |(smoothed, _, latest, _)| (smoothed, latest));
-        (smoothed.max(latest) * 9 / 8).max(GRANULARITY)
+        let rtt = smoothed.max(latest);
+        (rtt + (rtt / 8).max(reordering.unwrap_or_default())).max(GRANULARITY)
     }
 
     /// Takes a sample and returns it without the time the other side took.
@@ -322,6 +352,8 @@ impl Rtt {
 pub(super) const PACKET_OVERHEAD: u64 = 60;
 /// RFC 9002, section 6.1.1.
 const PACKET_THRESHOLD: u64 = 3;
+/// Packets found lost that are remembered.
+const MAX_LOST: usize = 1024;
 /// RFC 9002, section 6.1.2.
 const GRANULARITY: Duration = Duration::from_millis(1);
 /// RFC 9002, section 7.6.1.

@@ -1,5 +1,7 @@
 //! Transports in pairs on virtual time, over links that delay, lose, reorder and duplicate.
 
+mod hostile;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -28,6 +30,9 @@ impl Link {
         Self { rate: 12.5e6, queue: 250e3, delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, duplicate: 0.0 };
 }
 
+/// When, order of sending, pair, side, packet.
+type Arrival = (Instant, u64, usize, usize, Vec<u8>);
+
 /// Pairs of transports, each side 0 with its side 1, over one link in each direction.
 struct Net {
     now: Instant,
@@ -37,8 +42,8 @@ struct Net {
     /// When the line is free again.
     busy: [Instant; 2],
     pairs: Vec<[Transport; 2]>,
-    /// Arrivals by time and order of sending: pair, side, packet.
-    air: BinaryHeap<Reverse<(Instant, u64, usize, usize, Vec<u8>)>>,
+    /// By time and order of sending.
+    air: BinaryHeap<Reverse<Arrival>>,
     sent: u64,
     /// Per pair and side: messages by lane, and what was acknowledged.
     received: BTreeMap<(usize, usize, Lane), Vec<Bytes>>,
@@ -152,6 +157,7 @@ fn origin() -> Instant {
     Instant::now()
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "any bytes do")]
 fn message(length: usize, mark: usize) -> Bytes {
     (0..length).map(|index| (index * 7 + mark * 31 + index / 256) as u8).collect()
 }
@@ -162,8 +168,8 @@ fn goodput(net: &mut Net, seconds: f64, starts: &[f64]) -> Vec<f64> {
     let chunk = Bytes::from(vec![7; 64 << 10]);
     let mut delivered = vec![0; pairs];
     while net.elapsed() < seconds {
-        for pair in 0..pairs {
-            if net.elapsed() >= starts[pair] {
+        for (pair, start) in starts.iter().enumerate() {
+            if net.elapsed() >= *start {
                 while net.pairs[pair][0].stats().queued < 8 << 20 {
                     net.pairs[pair][0].send(Lane::Bulk, chunk.clone()).unwrap();
                 }
@@ -203,13 +209,13 @@ proptest! {
             }
         }
         net.run();
-        for side in 0..2 {
+        for (side, ids) in ids.iter().enumerate() {
             for lane in Lane::ALL {
                 prop_assert!(net.received(0, side, lane) == expected.get(&(side, lane)).map_or(&[][..], Vec::as_slice));
             }
             let mut acked = net.acked.remove(&(0, side)).unwrap_or_default();
             acked.sort();
-            prop_assert_eq!(&acked, &ids[side]);
+            prop_assert_eq!(&acked, ids);
             let stats = net.pairs[0][side].stats();
             prop_assert_eq!((stats.queued, stats.in_flight, stats.held, net.pairs[0][side].poll_timeout()), (0, 0, 0, None));
             prop_assert_eq!((stats.dropped_malformed, stats.dropped_unsent_acks, stats.dropped_beyond_credit), (0, 0, 0));
@@ -265,20 +271,154 @@ fn a_link_that_loses_one_percent_is_used_to_more_than_half() {
 }
 
 #[test]
+fn packets_that_overtake_each_other_are_not_taken_for_lost() {
+    let mut net = Net::new(1, Link { jitter: Duration::from_millis(5), ..Link::BROADBAND }, 13);
+    let share = goodput(&mut net, 20.0, &[0.0])[0] / Link::BROADBAND.rate;
+    let stats = net.pairs[0][0].stats();
+    assert!(share > 0.7 && stats.packets_lost * 100 < stats.packets_sent, "{share} {stats:?}");
+}
+
+#[test]
 fn a_short_queue_is_not_flooded() {
     let mut net = Net::new(1, Link { queue: 25e3, ..Link::BROADBAND }, 3);
     let share = goodput(&mut net, 20.0, &[0.0])[0] / Link::BROADBAND.rate;
     let stats = net.pairs[0][0].stats();
     let lost = stats.packets_lost as f64 / stats.packets_sent as f64;
-    assert!(share > 0.6 && lost < 0.06, "{share} {lost}");
+    assert!(share > 0.7 && lost < 0.01, "{share} {lost}");
 }
 
 #[test]
 fn two_flows_share_a_link() {
-    for (seed, queue) in [(4, 250e3), (5, 60e3)] {
+    for (seed, queue) in [(4, 250e3), (5, 60e3), (14, 25e3)] {
         let mut net = Net::new(2, Link { queue, ..Link::BROADBAND }, seed);
         let shares = goodput(&mut net, 60.0, &[0.0, 3.0]);
         let ratio = shares[0] / shares[1];
         assert!((0.5..2.0).contains(&ratio) && shares[0] + shares[1] > 0.7 * 12.5e6, "{shares:?}");
     }
+}
+
+#[test]
+fn a_small_message_passes_a_large_one_on_its_way() {
+    let mut net = Net::new(1, Link::BROADBAND, 6);
+    net.pairs[0][0].send(Lane::Bulk, message(MAX_MESSAGE_LEN, 1)).unwrap();
+    while net.elapsed() < 0.5 {
+        net.step();
+    }
+    net.pairs[0][0].send(Lane::Interactive, message(100, 2)).unwrap();
+    while net.received(0, 1, Lane::Interactive).is_empty() {
+        net.step();
+    }
+    assert!(net.elapsed() < 0.56, "{}", net.elapsed());
+    assert!(net.received(0, 1, Lane::Bulk).is_empty());
+    net.run();
+    assert!(net.received(0, 1, Lane::Bulk) == [message(MAX_MESSAGE_LEN, 1)]);
+}
+
+#[test]
+fn an_urgent_lane_that_is_never_idle_does_not_starve_the_others() {
+    let mut net = Net::new(1, Link::BROADBAND, 7);
+    net.pairs[0][0].send(Lane::Bulk, message(1 << 20, 1)).unwrap();
+    while net.received(0, 1, Lane::Bulk).is_empty() {
+        while net.pairs[0][0].stats().queued < 4 << 20 {
+            net.pairs[0][0].send(Lane::Interactive, message(100_000, 2)).unwrap();
+        }
+        net.step();
+        assert!(net.elapsed() < 2.0, "an eighth of 100 Mbit/s carries 1 MiB in 0.7 s");
+    }
+}
+
+#[test]
+fn who_does_not_consume_is_sent_no_more_than_a_window() {
+    let mut net = Net::new(1, Link::BROADBAND, 8);
+    net.consume = false;
+    for mark in 0..30 {
+        net.pairs[0][0].send(Lane::Interactive, message(100_000, mark)).unwrap();
+    }
+    net.run();
+    let arrived = net.received(0, 1, Lane::Interactive).len();
+    assert!((10..=11).contains(&arrived), "{arrived}");
+    assert!(net.pairs[0][1].stats().held <= 2 << 20);
+    net.consume = true;
+    for _ in 0..arrived {
+        net.pairs[0][1].consume(Lane::Interactive, 100_000);
+    }
+    net.run();
+    assert!(net.received(0, 1, Lane::Interactive).iter().eq((0..30).map(|mark| message(100_000, mark)).collect::<Vec<_>>().iter()));
+}
+
+#[test]
+fn an_outage_is_survived_and_ends_with_it() {
+    let mut net = Net::new(1, Link::BROADBAND, 9);
+    net.pairs[0][0].send(Lane::Bulk, message(4 << 20, 1)).unwrap();
+    while net.elapsed() < 0.2 {
+        net.step();
+    }
+    net.links.iter_mut().for_each(|link| link.loss = 1.0);
+    while net.elapsed() < 20.0 {
+        net.step();
+    }
+    let sent_in_vain = net.pairs[0][0].stats().packets_repeated;
+    assert!(sent_in_vain < 30, "probes back off: {sent_in_vain}");
+    net.links.iter_mut().for_each(|link| link.loss = 0.0);
+    while net.received(0, 1, Lane::Bulk).is_empty() {
+        net.step();
+    }
+    assert!(net.elapsed() < 32.0, "{}", net.elapsed());
+}
+
+#[test]
+fn a_new_path_is_probed_from_a_small_window() {
+    let mut net = Net::new(1, Link { delay: Duration::from_millis(60), ..Link::BROADBAND }, 10);
+    net.pairs[0][0].send(Lane::Bulk, message(8 << 20, 1)).unwrap();
+    while net.elapsed() < 1.0 {
+        net.step();
+    }
+    let before = net.pairs[0][0].stats();
+    assert!(before.window > 200_000 && before.rtt_us > 110_000, "{before:?}");
+    net.links.iter_mut().for_each(|link| link.delay = Duration::from_millis(5));
+    let now = net.now;
+    net.pairs[0][0].path_changed(now);
+    assert!(net.pairs[0][0].stats().window < 15_000);
+    while net.elapsed() < 1.5 {
+        net.step();
+    }
+    let after = net.pairs[0][0].stats();
+    assert!(after.rtt_us < 40_000 && after.window > 100_000, "{after:?}");
+    net.run();
+    assert!(net.received(0, 1, Lane::Bulk) == [message(8 << 20, 1)]);
+}
+
+#[test]
+fn an_answer_carries_the_acknowledgement() {
+    let mut net = Net::new(1, Link::BROADBAND, 11);
+    for mark in 0..10 {
+        net.pairs[0][0].send(Lane::Interactive, message(64, mark)).unwrap();
+        while net.received(0, 1, Lane::Interactive).len() <= mark {
+            net.step();
+        }
+        net.pairs[0][1].send(Lane::Interactive, message(64, mark)).unwrap();
+        while net.received(0, 0, Lane::Interactive).len() <= mark {
+            net.step();
+        }
+    }
+    net.run();
+    let sent: u64 = net.pairs[0].iter().map(|transport| transport.stats().packets_sent).sum();
+    assert_eq!(sent, 21, "twenty messages, and one acknowledgement of the last");
+}
+
+#[test]
+fn a_message_that_does_not_fit_is_refused_and_nothing_is_lost() {
+    let mut transport = Transport::new(origin(), Config { send_buffer: 100_000, ..Config::default() }, [1; 32]);
+    assert_eq!(transport.send(Lane::Control, message(65_537, 0)), Err(SendError::TooLong { length: 65_537, max: 65_536 }));
+    assert_eq!(transport.send(Lane::Bulk, message(1 << 20, 0)), Ok(MessageId(0)), "one message is taken whatever its length");
+    assert_eq!(transport.send(Lane::Control, Bytes::new()), Err(SendError::Full { queued: (1 << 20) + 64 }));
+}
+
+#[test]
+fn an_idle_transport_is_small_and_asks_for_nothing() {
+    let mut net = Net::new(1, Link::BROADBAND, 12);
+    net.pairs[0][0].send(Lane::Bulk, message(2 << 20, 1)).unwrap();
+    net.run();
+    assert!(net.pairs[0].iter().all(|transport| transport.poll_timeout().is_none()));
+    assert!(size_of::<Transport>() <= 2048, "{}", size_of::<Transport>());
 }
