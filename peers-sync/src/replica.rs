@@ -531,6 +531,11 @@ impl Replica {
         None
     }
 
+    /// Whether the peer, if it is connected, is known to have seen the same changes as this replica.
+    pub fn in_step(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.in_step)
+    }
+
     /// The next event. Local batches are read from the file when they are asked for.
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
