@@ -171,6 +171,25 @@ mod tests {
         }
     }
 
+    /// The vectors of `docs/protocol-transport.md`, without the packet numbers.
+    #[test]
+    fn the_vectors_of_the_specification() {
+        let mut out = Writer::default();
+        write_data_header(&mut out, Lane::Interactive, 0, 9);
+        out.u32(5).bytes(b"hello");
+        assert_eq!(out.as_ref(), b"\x09\x00\x09\0\0\0\x05hello");
+
+        let (mut out, mut received) = (Writer::default(), Ranges::default());
+        received.insert(0..5);
+        received.insert(7..8);
+        write_ack(&mut out, &received, Duration::from_millis(1));
+        assert_eq!(out.as_ref(), b"\x02\x07\x43\xe8\x01\x00\x01\x04");
+
+        let mut out = Writer::default();
+        write_credit(&mut out, Lane::Bulk, 8 << 20);
+        assert_eq!(out.as_ref(), b"\x06\x80\x80\x00\x00");
+    }
+
     #[test]
     fn an_acknowledgement_below_zero_is_refused() {
         for bytes in [&[ACK, 5, 0, 0, 6][..], &[ACK, 5, 0, 1, 2, 2, 0], &[ACK, 5, 0, 1, 2, 0, 2]] {

@@ -320,6 +320,9 @@ impl Transport {
 
     fn on_packet(&mut self, now: Instant, reader: &mut Reader<'_>) -> Result<bool, Dropped> {
         let mut asks_ack = false;
+        if reader.remaining() == 0 {
+            return Err(Dropped::Malformed);
+        }
         while reader.remaining() > 0 {
             let frame = Frame::decode(reader).map_err(|_| Dropped::Malformed)?;
             asks_ack |= frame.asks_ack();

@@ -159,9 +159,10 @@ fn malformed_packets_are_counted_and_not_acknowledged() {
     let mut transport = victim();
     transport.handle_frames(origin(), &[]);
     transport.handle_frames(origin(), &[0x40]);
+    transport.handle_frames(origin(), &[7]);
     give(&mut transport, 0, |out| _ = out.u8(0));
     give(&mut transport, 1, |out| _ = out.bytes(&[10, 0, 0x44, 0xff]));
-    assert_eq!((transport.stats().dropped_malformed, transmit(&mut transport)), (4, 0));
+    assert_eq!((transport.stats().dropped_malformed, transmit(&mut transport)), (5, 0));
 }
 
 #[test]
