@@ -70,6 +70,8 @@ pub struct Stats {
     pub dropped_forged: u64,
     /// Received before, or too old to tell.
     pub dropped_replayed: u64,
+    /// Copies of a handshake response that had come by another path already.
+    pub duplicates: u64,
     /// Beyond a limit: handshakes, sessions, introductions or requests at too high a rate.
     pub dropped_limited: u64,
     /// Data on a session before it was known whether the other end remembers the connection.

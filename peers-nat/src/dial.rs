@@ -128,6 +128,10 @@ impl Agent {
         }
         self.stats.dials += 1;
         self.ask_relays(now, id, relays);
+        if self.is_hopeless(id) {
+            self.dial_failed(now, id);
+            return Ok(());
+        }
         self.send_dial(now, id);
         self.on_probe_timer(now, id);
         Ok(())
@@ -159,6 +163,13 @@ impl Agent {
             self.ask_relays(now, id, dial.open.len() + 1);
         }
         self.send_dial(now, id);
+    }
+
+    /// The handshake with `id` goes nowhere.
+    pub(crate) fn is_hopeless(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| {
+            peer.paths.next_probe().is_none() && peer.dial.as_ref().is_some_and(|dial| dial.open.is_empty() && dial.addresses.is_empty())
+        })
     }
 
     /// No answer came, or nobody is left to ask.
@@ -201,7 +212,7 @@ impl Agent {
         let host =
             self.local.iter().copied().filter(|local| address::scope(*local).is_some() && !link_local(local)).take(MAX_CANDIDATES - 2);
         let mut candidates: Vec<SocketAddr> = host.collect();
-        for seen in self.reflexive.addresses() {
+        for seen in self.reflexive.agreed() {
             if !candidates.contains(&seen) && candidates.len() < MAX_CANDIDATES {
                 candidates.push(seen);
             }
@@ -317,7 +328,7 @@ impl Agent {
             Some(Some(Slot::Dial(id))) => id,
             // A copy of the one that was taken, by another path.
             Some(Some(Slot::Session(_))) => {
-                self.stats.dropped_replayed += 1;
+                self.stats.duplicates += 1;
                 return;
             }
             Some(_) => {
@@ -358,9 +369,10 @@ impl Agent {
         }
         self.indices.insert(index, Slot::Session(id));
         self.observed(id, answer.observed);
-        self.on_established(now, id);
+        // First of all what proves our address to the other end: until then it may send us little.
         let pong = Control::Pong { token: answer.token, association, observed: link.address() };
         self.ping_with(now, id, Some(index), link, Some(pong));
+        self.on_established(now, id);
         self.on_probe_timer(now, id);
     }
 

@@ -25,8 +25,10 @@ const RETRY: Duration = Duration::from_secs(20);
 const MAX_FAILURES: u32 = 4;
 /// A peer is asked for its peers at most this often, and has as long to answer.
 const ASK_PAUSE: Duration = Duration::from_secs(10);
+/// How long the first answers to a request for peers are gathered before one is chosen.
+const GATHER: Duration = Duration::from_millis(200);
 /// First and longest pause between two looks for the sessions that are missing.
-const LOOK_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(120));
+const LOOK_PAUSES: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(120));
 
 #[derive(Debug, Default)]
 struct Known {
@@ -141,12 +143,19 @@ impl Agent {
         }
     }
 
+    /// So many sessions are looked for in haste. The rest may take its time: while others do the same, half of the sessions come by themselves.
+    fn in_haste(&self) -> bool {
+        self.connected.len() < self.config.target_sessions / 2 + 1
+    }
+
     /// A peer is connected: if sessions are missing, it may know others.
     pub(crate) fn on_gained(&mut self, now: Instant, id: PeerId) {
         if self.connected.len() < self.config.target_sessions {
-            self.ask_for_peers(now, id);
+            if self.in_haste() {
+                self.ask_for_peers(now, id);
+            }
             self.looks = 0;
-            self.timers.set_earlier(Timer::Exchange, now + LOOK_PAUSES.0);
+            self.look_later(now);
         }
         // While there are few others, each may be the one that knows those who were asked for.
         if self.connected.len() <= MAX_DIALS {
@@ -179,9 +188,7 @@ impl Agent {
             self.stats.dropped_limited += 1;
             return;
         }
-        let direct =
-            |id: &PeerId| *id != from && self.peers.get(id).is_some_and(|peer| peer.paths.proven_address().is_some() && !peer.suspect());
-        let mut ids: Vec<PeerId> = self.connected.iter().copied().filter(direct).collect();
+        let mut ids: Vec<PeerId> = self.connected.iter().copied().filter(|id| *id != from && self.can_introduce(*id)).collect();
         let count = ids.len().min(MAX_SAMPLE);
         for i in 0..count {
             let j = self.rng.random_range(i..ids.len());
@@ -201,8 +208,8 @@ impl Agent {
         for id in ids.iter().filter(|id| **id != self.key.id() && **id != from) {
             news |= self.book.told(from, *id) && !self.peers.contains_key(id);
         }
-        if news {
-            self.kick_exchange(now);
+        if news && self.in_haste() {
+            self.timers.set_earlier(Timer::Exchange, now + GATHER);
         }
     }
 
@@ -212,9 +219,12 @@ impl Agent {
         if missing == 0 {
             return;
         }
-        let mut due: Vec<PeerId> = self.book.due(now).filter(|id| !self.peers.contains_key(id)).collect();
-        let under_way = self.exchange_dials.len();
-        for _ in under_way..missing.min(MAX_DIALS) {
+        let reachable = |id: &PeerId| self.book.address(*id).is_some() || self.book.tellers(*id).any(|teller| self.can_introduce(teller));
+        let mut due: Vec<PeerId> = self.book.due(now).filter(|id| !self.peers.contains_key(id) && reachable(id)).collect();
+        let wanted =
+            self.wanted.keys().filter(|id| self.peers.get(*id).is_some_and(|peer| !peer.connected() && peer.dial.is_some())).count();
+        let missing = missing.saturating_sub(wanted).min(if self.in_haste() { MAX_DIALS } else { 1 });
+        for _ in self.exchange_dials.len()..missing {
             if due.is_empty() {
                 break;
             }
@@ -223,14 +233,20 @@ impl Agent {
                 self.book.failed(now, id);
             }
         }
-        if due.is_empty() && !self.connected.is_empty() {
-            let nth = self.rng.random_range(0..self.connected.len());
-            if let Some(id) = self.connected.iter().nth(nth).copied() {
+        if due.is_empty() {
+            let may: Vec<PeerId> = self.connected.iter().copied().filter(|id| self.can_introduce(*id)).collect();
+            if !may.is_empty() {
+                let id = may[self.rng.random_range(0..may.len())];
                 self.ask_for_peers(now, id);
             }
         }
-        let pause = LOOK_PAUSES.0 * (1 << self.looks.min(10));
+        self.look_later(now);
+    }
+
+    fn look_later(&mut self, now: Instant) {
+        let pause = (LOOK_PAUSES.0 * (1 << self.looks.min(10))).min(LOOK_PAUSES.1);
         self.looks += 1;
-        self.timers.set_earlier(Timer::Exchange, now + pause.min(LOOK_PAUSES.1));
+        let pause = if self.in_haste() { pause / 2 } else { pause.mul_f64(self.rng.random_range(1.0..2.0)) };
+        self.timers.set_earlier(Timer::Exchange, now + pause);
     }
 }

@@ -35,10 +35,7 @@ impl Agent {
         let in_use = peer.paths.selected();
         let may = |id: &PeerId| {
             let lost = dial.purpose == Purpose::Repair && matches!(in_use, Some(Link::Relayed { via, .. }) if via == *id);
-            !lost
-                && *id != target
-                && !peer.introducers.contains(id)
-                && self.peers.get(id).is_some_and(|peer| peer.connected() && peer.paths.proven_address().is_some() && !peer.suspect())
+            !lost && *id != target && !peer.introducers.contains(id) && self.can_introduce(*id)
         };
         let mut relays: Vec<PeerId> = match (dial.purpose, in_use) {
             (Purpose::Rekey, Some(Link::Relayed { via, .. })) => vec![via],
@@ -59,6 +56,11 @@ impl Agent {
         peer.introducers.push(relay);
         // The first time goes with the rest of the handshake.
         (dial.sends > 0).then(|| (relay, Bytes::copy_from_slice(dial.initiator.datagram())))
+    }
+
+    /// Whether `id` is connected directly, and answers: only then can it relay for us, or we for it.
+    pub(crate) fn can_introduce(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.connected() && peer.paths.proven_address().is_some() && !peer.suspect())
     }
 
     pub(crate) fn ask_introduction(&mut self, now: Instant, relay: PeerId, target: PeerId, initiation: &[u8]) {
@@ -142,10 +144,7 @@ impl Agent {
             return;
         }
         self.ask_relays(now, target, asked);
-        let hopeless = self.peers.get(&target).is_some_and(|peer| {
-            peer.paths.next_probe().is_none() && peer.dial.as_ref().is_some_and(|dial| dial.open.is_empty() && dial.addresses.is_empty())
-        });
-        if hopeless {
+        if self.is_hopeless(target) {
             self.dial_failed(now, target);
         }
     }

@@ -37,13 +37,22 @@ impl Reflexive {
 
     /// The reported addresses, those with most reporters first.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        self.counted().into_iter().map(|(address, _)| address)
+    }
+
+    /// The addresses that two peers or more agree on: the NAT maps to them whatever the destination, so that others may reach us there.
+    pub(crate) fn agreed(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        self.counted().into_iter().filter(|(_, count)| *count > 1).map(|(address, _)| address)
+    }
+
+    fn counted(&self) -> Vec<(SocketAddr, usize)> {
         let mut counts: BTreeMap<SocketAddr, usize> = BTreeMap::new();
         for seen in self.reports.values() {
             *counts.entry(*seen).or_default() += 1;
         }
         let mut addresses: Vec<_> = counts.into_iter().collect();
         addresses.sort_by_key(|(address, count)| (core::cmp::Reverse(*count), *address));
-        addresses.into_iter().map(|(address, _)| address)
+        addresses
     }
 }
 
@@ -61,6 +70,7 @@ mod tests {
         assert!(reflexive.report(PeerId([2; 32]), a));
         assert!(!reflexive.report(PeerId([3; 32]), b));
         assert_eq!(reflexive.addresses().collect::<Vec<_>>(), [b, a]);
+        assert_eq!(reflexive.agreed().collect::<Vec<_>>(), [b]);
     }
 
     #[test]
