@@ -65,7 +65,7 @@ impl Gate {
     ///
     /// Under load (more than [`MAX_FREE_HANDSHAKES`] admitted within a second) only a datagram with a valid `mac2` is admitted.
     pub fn admit(&mut self, now: Instant, source: SocketAddr, datagram: &[u8], rng: &mut impl CryptoRng) -> Admission {
-        let Some((body, [mac1, mac2], responder)) = parts(&self.id, datagram) else { return Admission::Refuse };
+        let Some(Coded { body, mac1, mac2, responder }) = Coded::of(&self.id, datagram) else { return Admission::Refuse };
         if !sodium::equal(&mac1, &mac(&mac1_key(&responder), &[body])) {
             return Admission::Refuse;
         }
@@ -119,7 +119,7 @@ pub(crate) fn append_macs(responder: &PeerId, datagram: &mut Vec<u8>) {
 
 /// Checks `mac1` and returns what is before the codes.
 pub(crate) fn checked_body<'a>(me: &PeerId, datagram: &'a [u8]) -> Result<&'a [u8], HandshakeError> {
-    let (body, [mac1, _], responder) = parts(me, datagram).ok_or(HandshakeError::Malformed(DecodeError::Truncated))?;
+    let Coded { body, mac1, responder, .. } = Coded::of(me, datagram).ok_or(HandshakeError::Malformed(DecodeError::Truncated))?;
     if sodium::equal(&mac1, &mac(&mac1_key(&responder), &[body])) { Ok(body) } else { Err(HandshakeError::Forged) }
 }
 
@@ -140,16 +140,26 @@ pub(crate) fn answer(responder: &PeerId, datagram: &mut [u8], reply: &[u8]) -> R
     Ok(())
 }
 
-/// Body, both codes, and the id whose knowledge `mac1` shows: all zero for XX, whose sender does not know whom it addresses.
-fn parts<'a>(me: &PeerId, datagram: &'a [u8]) -> Option<(&'a [u8], [[u8; 16]; 2], PeerId)> {
-    let responder = match DatagramKind::of(datagram)? {
-        DatagramKind::IkInitiation => *me,
-        DatagramKind::XxFirst => ANYONE,
-        _ => return None,
-    };
-    let (body, macs) = datagram.split_last_chunk::<MACS>()?;
-    let [mac1, mac2] = macs.as_chunks::<16>().0 else { return None };
-    (body.len() >= 5).then_some((body, [*mac1, *mac2], responder))
+/// A first handshake datagram, taken apart.
+struct Coded<'a> {
+    body: &'a [u8],
+    mac1: [u8; 16],
+    mac2: [u8; 16],
+    /// Whose knowledge `mac1` shows: [`ANYONE`]'s for XX, whose sender does not know whom it addresses.
+    responder: PeerId,
+}
+
+impl<'a> Coded<'a> {
+    fn of(me: &PeerId, datagram: &'a [u8]) -> Option<Self> {
+        let responder = match DatagramKind::of(datagram)? {
+            DatagramKind::IkInitiation => *me,
+            DatagramKind::XxFirst => ANYONE,
+            _ => return None,
+        };
+        let (rest, mac2) = datagram.split_last_chunk()?;
+        let (body, mac1) = rest.split_last_chunk()?;
+        (body.len() >= 5).then_some(Self { body, mac1: *mac1, mac2: *mac2, responder })
+    }
 }
 
 /// Stands for the responder where the initiator does not know it.

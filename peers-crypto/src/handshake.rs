@@ -298,6 +298,7 @@ impl fmt::Debug for Initiator {
 
 /// What a first handshake datagram led to.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is made, never stored")]
 pub enum Response {
     /// An IK handshake is done.
     Ik {

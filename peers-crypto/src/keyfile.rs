@@ -282,7 +282,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
         #[cfg(unix)]
-        File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")))?.sync_all()?;
         Ok(())
     })();
     if written.is_err() {

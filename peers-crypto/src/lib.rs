@@ -1,4 +1,4 @@
-//! Keys and what is done with them: identities, Noise sessions, topics, sealing, users as sets of devices.
+#![doc = include_str!("../README.md")]
 
 mod code;
 mod cookie;
@@ -14,6 +14,10 @@ mod sodium;
 mod statement;
 mod topic;
 mod user;
+
+#[cfg(feature = "bare")]
+#[doc(hidden)]
+pub use sodium::bare;
 
 pub use code::{CODE_WORDS, LinkCode, ParseCodeError};
 pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};

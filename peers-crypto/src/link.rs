@@ -200,7 +200,6 @@ impl fmt::Debug for Newcomer {
 
 /// The side that types the code.
 pub struct Acceptor {
-    words: Zeroizing<String>,
     me: DeviceKey,
     name: String,
     expires: Timestamp,
@@ -256,7 +255,7 @@ impl Acceptor {
         };
         let (me, name, expires) = (me.clone(), name.to_owned(), wall.plus(INVITATION_LIFETIME));
         let hello = Message::Hello { session, share }.encode();
-        Ok((Self { words, me, name, expires, session, scalar, share, tried: Vec::new(), over: false }, hello))
+        Ok((Self { me, name, expires, session, scalar, share, tried: Vec::new(), over: false }, hello))
     }
 
     /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 100 us.

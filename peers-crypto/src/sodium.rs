@@ -333,3 +333,60 @@ impl<const KEY: usize, const NONCE: usize, const TAG: usize> Aead<KEY, NONCE, TA
         genuine.then_some(text)
     }
 }
+
+/// The bare cipher calls beside which a session is measured.
+#[cfg(feature = "bare")]
+pub mod bare {
+    use super::{AEGIS, AEGIS_TAG, Aead, CHACHA, POLY_TAG, c_ulonglong, null, null_mut};
+    use crate::session::Cipher;
+
+    /// Bytes of plaintext.
+    pub const LENGTH: usize = 1024;
+    /// Room for the plaintext and the longest tag.
+    pub type Buffer = [u8; LENGTH + AEGIS_TAG];
+
+    /// Seals `plaintext` into `buffer` and opens it there, with two calls of libsodium and nothing else.
+    pub fn seal_and_open(cipher: Cipher, plaintext: &[u8; LENGTH], buffer: &mut Buffer) -> bool {
+        match cipher {
+            Cipher::Aegis128l => calls::<16, 16, AEGIS_TAG>(&AEGIS, plaintext, buffer),
+            Cipher::ChaCha20Poly1305 => calls::<32, 12, POLY_TAG>(&CHACHA, plaintext, buffer),
+        }
+    }
+
+    #[inline]
+    fn calls<const KEY: usize, const NONCE: usize, const TAG: usize>(
+        cipher: &Aead<KEY, NONCE, TAG>,
+        plaintext: &[u8; LENGTH],
+        buffer: &mut Buffer,
+    ) -> bool {
+        const { assert!(TAG <= AEGIS_TAG) };
+        let (key, nonce) = ([7; KEY], [9; NONCE]);
+        let (text, tag) = buffer.split_at_mut(LENGTH);
+        // SAFETY: LENGTH readable and writable bytes, room for the tag, key and nonce of this cipher's sizes.
+        unsafe {
+            (cipher.encrypt)(
+                text.as_mut_ptr(),
+                tag.as_mut_ptr(),
+                null_mut(),
+                plaintext.as_ptr(),
+                LENGTH as c_ulonglong,
+                null(),
+                0,
+                null(),
+                nonce.as_ptr(),
+                key.as_ptr(),
+            );
+            (cipher.decrypt)(
+                text.as_mut_ptr(),
+                null_mut(),
+                text.as_ptr(),
+                LENGTH as c_ulonglong,
+                tag.as_ptr(),
+                null(),
+                0,
+                nonce.as_ptr(),
+                key.as_ptr(),
+            ) == 0
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::{USAGE, bench_wire};
+use crate::{USAGE, bench_crypto, bench_wire};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,6 +22,8 @@ pub(crate) struct Args {
 enum Layer {
     /// The frame
     Wire,
+    /// Sessions
+    Crypto,
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are the output of this command")]
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let figures = match args.layer {
         Layer::Wire => bench_wire::run(),
+        Layer::Crypto => bench_crypto::run(),
     };
     match figures.as_object() {
         Some(figures) if !args.json => figures.iter().for_each(|(figure, value)| println!("{figure:24} {value}")),
