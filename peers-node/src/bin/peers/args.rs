@@ -1,0 +1,309 @@
+//! The command line.
+
+use core::net::SocketAddr;
+use core::str::FromStr;
+use core::time::Duration;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use peers_wire::PeerId;
+
+/// Your devices keep databases in step and pass messages, with no server in the middle.
+#[derive(Debug, Parser)]
+#[command(name = "peers", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Print exactly one JSON object, as the last line of standard output.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line has no meaning
+  3  unreachable: the other peer, or no node runs here (start it with `peers up`)
+  4  refused: wrong code, wrong passphrase, not allowed
+  5  stored by other peers, but not yet delivered
+
+Environment:
+  PEERS_HOME  one folder for keys, state and databases (default: the XDG folders of this user)
+  PEERS_LOG   what `peers up` logs to standard error: error, warn (default), info, debug, trace";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print the id of this device; makes its key on first use.
+    Id(Passphrase),
+    /// Run the node of this device until it is interrupted.
+    Up(Up),
+    /// Show this device, who it is connected to, and what it keeps.
+    Status,
+    /// Let a new device join you: prints a code of four words and waits for `peers accept` there.
+    Invite,
+    /// Make this device one of yours: asks for the code that `peers invite` printed on another one.
+    Accept,
+    /// Publish to a topic, or follow one.
+    #[command(subcommand)]
+    Topic(Topic),
+    /// Send a file or a text to one peer, who need not be online.
+    Send(Send),
+    /// Show what was sent to this device.
+    Inbox(Inbox),
+    /// Keep SQLite databases in step on all of your devices.
+    #[command(subcommand)]
+    Db(Database),
+    /// Run three peers on this machine, and check that all of this holds.
+    Demo(Demo),
+    /// Print a completion script for a shell.
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Passphrase {
+    /// Read the passphrase of the key file from this file descriptor, up to its end or the first line break.
+    #[arg(long, value_name = "N")]
+    pub(crate) passphrase_fd: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Bind a UDP socket here; may be given several times [default: 0.0.0.0:0 and [::]:0]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Do not announce this device on the local network.
+    #[arg(long)]
+    pub(crate) no_lan: bool,
+    /// Connect to this peer; may be given several times.
+    #[arg(long, value_name = "[ID@]ADDR")]
+    pub(crate) peer: Vec<Bootstrap>,
+    /// The name of this device that your other devices see [default: the host's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
+}
+
+/// A peer to connect to: whoever answers at the address, or nobody but `id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bootstrap {
+    pub(crate) id: Option<PeerId>,
+    pub(crate) address: SocketAddr,
+}
+
+impl FromStr for Bootstrap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, address) = match text.split_once('@') {
+            Some((id, address)) => (Some(id.parse().map_err(|error| format!("{id} is no peer id: {error}"))?), address),
+            None => (None, text),
+        };
+        let address =
+            address.parse().map_err(|_| format!("{address} is no address and port, such as 192.0.2.7:4000 or [2001:db8::7]:4000"))?;
+        Ok(Self { id, address })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topic {
+    /// Publish a text to a topic, or what comes on standard input.
+    Publish {
+        /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
+        topic: String,
+        /// The text; `-` or nothing reads standard input.
+        text: Option<String>,
+        /// Return when the message is durable here (queued), or when other peers hold it (stored).
+        #[arg(long, value_enum, default_value_t = PublishWait::Queued)]
+        wait: PublishWait,
+        #[command(flatten)]
+        stored: Stored,
+        /// Ask for the passphrase of a shared topic (read from standard input if that is no terminal: its first line).
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// Print the messages of a topic as they come.
+    Follow {
+        /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
+        topic: String,
+        /// Begin with the last N messages that are known here.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        last: usize,
+        /// Stop after N messages.
+        #[arg(long, value_name = "N")]
+        count: Option<usize>,
+        /// Stop after those that are known here.
+        #[arg(long)]
+        no_wait: bool,
+        /// Ask for the passphrase of a shared topic (read from standard input if that is no terminal: its first line).
+        #[arg(long)]
+        passphrase: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PublishWait {
+    Queued,
+    Stored,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SendWait {
+    Queued,
+    Stored,
+    Delivered,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stored {
+    /// How many other peers must hold it before it counts as stored.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) copies: u32,
+    /// Give up waiting after this time: 500ms, 30s, 5m.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The id of a peer, or the name of one of your devices.
+    pub(crate) to: String,
+    /// The file; `-` reads standard input.
+    #[arg(required_unless_present = "text", conflicts_with = "text")]
+    pub(crate) file: Option<PathBuf>,
+    /// A text instead of a file.
+    #[arg(long)]
+    pub(crate) text: Option<String>,
+    /// Return when it is durable here (queued), when other peers hold it (stored), or when it has arrived (delivered).
+    #[arg(long, value_enum, default_value_t = SendWait::Queued)]
+    pub(crate) wait: SendWait,
+    #[command(flatten)]
+    pub(crate) stored: Stored,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inbox {
+    /// How many of the newest to show.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) last: usize,
+    /// Go on with what comes from now on, until interrupted.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Write what was sent into files in this folder; overwrites none.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) save: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Database {
+    /// Keep tables of a database in step: all of them, or those named.
+    Track {
+        /// An SQLite file; made if there is none. One that exists stays as it is (plain, or sealed).
+        file: PathBuf,
+        /// Tables to track [default: every table that has a primary key]
+        tables: Vec<String>,
+        /// The name by which your devices know the database [default: the file's name without its ending]
+        #[arg(long)]
+        name: Option<String>,
+        /// If the file has to be made, make it a plain one that any SQLite program opens, instead of a sealed one.
+        #[arg(long)]
+        plain: bool,
+    },
+    /// Stop keeping tables in step: all of a database, or those named. The rows stay.
+    Untrack {
+        /// The name of a database, or its file.
+        database: String,
+        tables: Vec<String>,
+    },
+    /// Show every database, or one: its tables, what waits to be sent, who has all of it.
+    Status {
+        /// The name of a database, or its file.
+        database: Option<String>,
+    },
+    /// Show the last changes of a database: when, by whom, to which row and columns.
+    Log {
+        /// The name of a database, or its file.
+        database: String,
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        last: usize,
+    },
+    /// Run SQL on a database: the way to use a sealed one by hand.
+    Sql {
+        /// The name of a database, or its file.
+        database: String,
+        /// One or more statements; the rows of the last one that has any are printed. `-` reads standard input.
+        sql: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Use a copy of this SQLite database instead of the one that the demo makes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: Option<PathBuf>,
+}
+
+/// Parses `500ms`, `30s`, `5m`, `2h`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let scale = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a time is a number and a unit: 500ms, 30s, 5m, 2h".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a time is a number and a unit: 500ms, 30s, 5m, 2h".to_owned())?;
+    Ok(Duration::from_millis(number.saturating_mul(scale)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert!(duration("").is_err() && duration("s").is_err() && duration("3 weeks").is_err());
+        assert!(duration("99999999999999999999s").is_err());
+    }
+
+    #[test]
+    fn a_peer_to_connect_to_is_an_address_with_or_without_an_id() {
+        let id = PeerId([7; 32]);
+        assert_eq!("127.0.0.1:4000".parse(), Ok(Bootstrap { id: None, address: ([127, 0, 0, 1], 4000).into() }));
+        assert_eq!(format!("{id}@[::1]:5").parse::<Bootstrap>().map(|b| b.id), Ok(Some(id)));
+        assert!("somewhere".parse::<Bootstrap>().is_err());
+        assert!("abc@127.0.0.1:4000".parse::<Bootstrap>().is_err());
+    }
+
+    #[test]
+    fn no_secret_is_an_argument() {
+        fn walk(command: &clap::Command, found: &mut Vec<String>) {
+            let takes = |arg: &&clap::Arg| arg.get_action().takes_values();
+            found.extend(command.get_arguments().filter(takes).map(|arg| arg.get_id().to_string()));
+            command.get_subcommands().for_each(|sub| walk(sub, found));
+        }
+        let mut found = Vec::new();
+        walk(&Arguments::command(), &mut found);
+        let secret =
+            |id: &&String| *id != "passphrase_fd" && ["pass", "code", "secret", "key", "phrase"].iter().any(|word| id.contains(word));
+        assert_eq!(found.iter().find(secret), None);
+    }
+
+    #[test]
+    fn a_file_and_a_text_are_not_sent_together() {
+        assert!(Arguments::try_parse_from(["peers", "send", "bob", "x", "--text", "y"]).is_err());
+        assert!(Arguments::try_parse_from(["peers", "send", "bob"]).is_err());
+        assert!(Arguments::try_parse_from(["peers", "send", "bob", "--text", "y", "--json"]).is_ok());
+    }
+}

@@ -1,0 +1,79 @@
+//! The errors of the layers as failures of a command: which exit code, and what they are about.
+
+use std::path::Path;
+
+use peers_crypto::KeyFileError;
+use peers_node::{Closed, DatabaseError, LinkError, LinkFailure, OpenError, PublishError};
+use rusqlite::ErrorCode;
+
+use crate::failure::{Code, Failure};
+
+impl From<Closed> for Failure {
+    fn from(_: Closed) -> Self {
+        Self::new(Code::Unreachable, "the node is closing").hint("start it again with `peers up`")
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Key(error) => error.into(),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
+impl From<KeyFileError> for Failure {
+    fn from(error: KeyFileError) -> Self {
+        match error {
+            KeyFileError::WrongPassphrase => Self::new(Code::Refused, "the key file does not open with this passphrase; it is intact")
+                .hint("try again: at the prompt, or with --passphrase-fd"),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Closed(closed) => closed.into(),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        let code = match &error {
+            LinkError::Failed(LinkFailure::Nobody) | LinkError::Closed(_) => Code::Unreachable,
+            LinkError::Failed(_) | LinkError::Refused(_) => Code::Refused,
+            LinkError::State(_) => Code::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// What went wrong with the database at `path`.
+pub(super) fn database(path: &Path, error: DatabaseError) -> Failure {
+    match error {
+        DatabaseError::Sqlite { source, .. } => sqlite(path, &source),
+        DatabaseError::Closed(closed) => closed.into(),
+        DatabaseError::Refused(text) => Failure::failed(text),
+        other => Failure::failed(format!("{}: {other}", path.display())),
+    }
+}
+
+/// What SQLite says of the database at `path`.
+pub(super) fn sqlite(path: &Path, error: &rusqlite::Error) -> Failure {
+    let place = path.display();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            Failure::failed(format!("{place} is locked by another program; nothing was changed"))
+                .hint("let that program finish or close it, then try again")
+        }
+        Some(ErrorCode::DiskFull) => {
+            Failure::failed(format!("there is no space for {place}; nothing was changed")).hint("free space on the disk, then try again")
+        }
+        _ => Failure::failed(format!("{place}: {error}")),
+    }
+}

@@ -1,0 +1,8 @@
+//! The `peers` command as real processes, each with its own home, on 127.0.0.1 only.
+
+mod bad_input;
+mod control;
+mod devices;
+mod harness;
+mod mail_and_topics;
+mod sqlite;
