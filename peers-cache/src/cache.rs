@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use peers_crypto::check_publisher;
-use peers_wire::{Header, Link, Packet, PacketId, PeerId, Timestamp, TopicId};
+use peers_wire::{Header, Link, MAX_POSTAGE, Packet, PacketId, PeerId, Timestamp, TopicId};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
@@ -15,7 +15,7 @@ use crate::message::{Key, Message, Summary, Tag};
 use crate::neighbour::Neighbour;
 use crate::pen::Pen;
 use crate::publish::Published;
-use crate::pull::Pulls;
+use crate::pull::{MAX_SEARCH_HOPS, Pulls};
 use crate::reconcile::Changes;
 use crate::seen::Seen;
 use crate::spread::Fresh;
@@ -132,9 +132,11 @@ impl Cache {
         self.interests_changed(now);
     }
 
-    /// A session with `peer` is up: tells it the topics wanted here, and offers it what too few hold.
+    /// A session with `peer` is up: tells it the topics wanted here, and offers it what too few hold. A peer that is connected
+    /// already counts as started anew.
     pub fn peer_connected(&mut self, now: Instant, peer: PeerId) {
-        if self.serials.contains_key(&peer) || self.neighbours.len() >= MAX_NEIGHBOURS {
+        self.peer_disconnected(now, peer);
+        if self.neighbours.len() >= MAX_NEIGHBOURS {
             return;
         }
         let serial = self.next_serial;
@@ -143,7 +145,7 @@ impl Cache {
         self.neighbours.insert(serial, Neighbour::new(now, peer));
         self.start_ticking(now);
         self.send_topics(now, serial);
-        self.offer_published(serial);
+        self.offer_published(now, serial);
     }
 
     /// The session with `peer` is gone.
@@ -163,23 +165,22 @@ impl Cache {
 
     /// Asks for a packet by id, wherever it is; it comes as [`Event::Packet`], at once if it is held.
     pub fn request(&mut self, now: Instant, wall: Timestamp, id: PacketId) {
-        let _ = wall;
-        self.request_key(now, Key::from(id));
+        self.request_key(now, wall, Key::from(id));
     }
 
     /// Asks for the packet that a link names, as [`Cache::request`] does.
     pub fn request_link(&mut self, now: Instant, wall: Timestamp, link: Link) {
-        let _ = wall;
-        self.request_key(now, Key::from(link));
+        self.request_key(now, wall, Key::from(link));
     }
 
-    fn request_key(&mut self, now: Instant, key: Key) {
+    fn request_key(&mut self, now: Instant, wall: Timestamp, key: Key) {
+        self.store.expire(wall);
         if let Some(packet) = self.store.get(key) {
             self.events.push_back(Event::Packet(packet.clone()));
             return;
         }
         self.gone.forget(key);
-        self.seek(now, key, crate::message::MAX_HOPS / 2, None);
+        self.seek(now, key, MAX_SEARCH_HOPS, None);
         self.finish();
     }
 
@@ -246,12 +247,12 @@ impl Cache {
             Message::Have { answer, heard, keys } => self.on_have(now, from, answer, heard, &keys),
             Message::Want { hops, keys } => self.on_want(now, from, hops, &keys),
             Message::Lack { keys } => keys.into_iter().for_each(|key| self.lacks(now, from, key)),
-            Message::Topics { version, part, topics } => self.on_topics(from, version, part, &topics),
+            Message::Topics { version, part, topics } => self.on_topics(now, from, version, part, &topics),
             Message::Heed { version, part } => self.on_heed(from, version, part),
-            Message::Ranges { tag, start, ranges } => self.on_ranges(from, tag, start, &ranges),
+            Message::Ranges { tag, start, ranges } => self.on_ranges(now, from, tag, start, &ranges),
             Message::List { tag, start, end, keys } => self.on_list(now, from, tag, start, end, &keys),
             Message::Next { keys } => self.on_next(from, &keys),
-            Message::Follows { tag, previous, keys } => self.on_follows(now, from, tag, previous, &keys),
+            Message::Follows { previous, keys } => self.on_follows(now, from, previous, &keys),
         }
         self.finish();
     }
@@ -400,7 +401,7 @@ impl Cache {
         let pull = self.end_pull(now, key, Some(from));
         let giver = self.neighbours.get(&from).map(|neighbour| neighbour.peer);
         let second = self.second(now);
-        let packet = packet.to_owned_copy();
+        let packet = packet.with_postage(packet.postage().max(self.least_postage(wall, packet)));
         if self.store.insert(packet.clone(), giver, self.wants(tag), wall, second) != Inserted::New {
             return Vec::new();
         }
@@ -430,20 +431,18 @@ impl Cache {
 
     fn on_next(&mut self, from: u32, keys: &[Key]) {
         for previous in keys {
-            let mut after = self.store.after(*previous).peekable();
-            let Some(tag) = after.peek().map(|packet| Tag::from(packet.topic())) else { continue };
-            let keys =
-                after.filter(|packet| Tag::from(packet.topic()) == tag).take(MAX_SUCCESSORS).map(|packet| Key::from(packet.id())).collect();
-            self.send(from, &Message::Follows { tag, previous: *previous, keys });
+            let keys: Vec<Key> = self.store.after(*previous).take(MAX_SUCCESSORS).map(|packet| Key::from(packet.id())).collect();
+            if !keys.is_empty() {
+                self.send(from, &Message::Follows { previous: *previous, keys });
+            }
         }
     }
 
-    fn on_follows(&mut self, now: Instant, from: u32, tag: Tag, previous: Key, keys: &[Key]) {
+    fn on_follows(&mut self, now: Instant, from: u32, previous: Key, keys: &[Key]) {
         if !self.awaited.contains(&previous) {
             self.stats.throttled += 1;
             return;
         }
-        let _ = tag;
         for key in keys.iter().take(MAX_SUCCESSORS) {
             if !self.store.contains(*key) {
                 self.announced(now, from, *key, true);
@@ -451,9 +450,20 @@ impl Cache {
         }
     }
 
+    /// The postage that a copy has at least that lost one at each max age since its creation: what claims less does not stop others.
+    fn least_postage(&self, wall: Timestamp, packet: &Packet) -> u8 {
+        let ages = u128::from(wall.since(packet.created())) / self.config.max_age.as_millis().max(1);
+        MAX_POSTAGE.saturating_sub(u8::try_from(ages).unwrap_or(u8::MAX)).saturating_sub(1)
+    }
+
     /// A packet of this key is worth asking for: of a topic subscribed to, or near enough that it is for us to keep.
     pub(crate) fn is_wanted(&self, tag: Tag, key: Key) -> bool {
-        !self.gone.contains(key) && (self.wants(tag) || self.store.distance(key) <= self.radius())
+        !self.is_gone(key) && (self.wants(tag) || self.store.distance(key) <= self.radius())
+    }
+
+    /// The packet was evicted or refused: it is not taken again unless the layer above asks for it.
+    pub(crate) fn is_gone(&self, key: Key) -> bool {
+        self.gone.contains(key)
     }
 
     /// The hash distance up to which this peer keeps what it does not subscribe to: everything until half of the budget is used, then

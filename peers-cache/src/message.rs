@@ -60,7 +60,7 @@ impl From<Link> for Key {
 }
 
 /// The first 8 bytes of a topic's id: its name between caches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Tag(pub(crate) u64);
 
 impl Tag {
@@ -159,7 +159,7 @@ pub(crate) enum Message {
     /// Packets whose successors the sender asks for.
     Next { keys: Vec<Key> },
     /// The successors of a packet that the sender holds.
-    Follows { tag: Tag, previous: Key, keys: Vec<Key> },
+    Follows { previous: Key, keys: Vec<Key> },
 }
 
 impl Message {
@@ -209,7 +209,7 @@ impl Message {
                 Self::List { tag, start, end, keys }
             }
             8 => Self::Next { keys: read_keys(&mut reader, 1)? },
-            9 => Self::Follows { tag: Tag(reader.u64()?), previous: Key::read(&mut reader)?, keys: read_keys(&mut reader, 1)? },
+            9 => Self::Follows { previous: Key::read(&mut reader)?, keys: read_keys(&mut reader, 1)? },
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -292,8 +292,8 @@ impl Message {
                 write_keys(&mut writer, keys);
             }
             Self::Next { keys } => write_keys(writer.u8(8), keys),
-            Self::Follows { tag, previous, keys } => {
-                previous.write(writer.u8(9).u64(tag.0));
+            Self::Follows { previous, keys } => {
+                previous.write(writer.u8(9));
                 write_keys(&mut writer, keys);
             }
         }
@@ -375,11 +375,7 @@ mod tests {
             ),
             (any::<u64>(), keys(0)).prop_map(|(tag, keys)| Message::List { tag: Tag(tag), start: Bound::MIN, end: Bound::MAX, keys }),
             keys(1).prop_map(|keys| Message::Next { keys }),
-            (any::<u64>(), any::<[u64; 2]>(), keys(1)).prop_map(|(tag, previous, keys)| Message::Follows {
-                tag: Tag(tag),
-                previous: Key(previous),
-                keys
-            }),
+            (any::<[u64; 2]>(), keys(1)).prop_map(|(previous, keys)| Message::Follows { previous: Key(previous), keys }),
         ]
     }
 

@@ -10,7 +10,7 @@ use peers_wire::{Packet, PacketId, PeerId, Timestamp};
 
 use crate::cache::{Cache, Timer};
 use crate::config::Event;
-use crate::message::{Key, Tag};
+use crate::message::{Key, Message, Tag};
 use crate::store::Inserted;
 
 /// Packets of a message that are pushed; the others are announced, and pulled at the pace of the puller.
@@ -149,13 +149,13 @@ impl Cache {
             return;
         }
         for neighbour in self.sample(self.config.publish_to, |_| true) {
-            self.send_have(neighbour, true, false, &lacking);
+            self.offer(now, neighbour, &lacking);
         }
         self.timers.insert((now + next, Timer::Published(message)));
     }
 
     /// Offers a new neighbour those of our packets that too few hold.
-    pub(crate) fn offer_published(&mut self, neighbour: u32) {
+    pub(crate) fn offer_published(&mut self, now: Instant, neighbour: u32) {
         let mut offers = Vec::new();
         for message in self.published.order.iter().rev() {
             offers.extend(self.published.lacking(*message, self.config.copies));
@@ -163,6 +163,23 @@ impl Cache {
                 break;
             }
         }
-        self.send_have(neighbour, true, false, &offers);
+        self.offer(now, neighbour, &offers);
+    }
+
+    /// Offers our own packets to a neighbour: a few are pushed again if it is not known to have them, many are announced.
+    fn offer(&mut self, now: Instant, neighbour: u32, offers: &[(Tag, Key)]) {
+        let (mut again, few) = (Vec::new(), offers.len() <= MAX_PUSHED);
+        for (tag, key) in offers {
+            match self.store.get(*key) {
+                Some(packet) if few && self.fresh.note(now, *key, neighbour) => {
+                    let message = Message::Packet { eager: 1, packet: packet.clone() };
+                    self.stats.pushed += 1;
+                    self.send(neighbour, &message);
+                }
+                Some(_) => again.push((*tag, *key)),
+                None => {}
+            }
+        }
+        self.send_have(neighbour, true, false, &again);
     }
 }

@@ -17,6 +17,12 @@ const MAX_PULLS_PER_NEIGHBOUR: usize = 2048;
 const MAX_SOURCES: usize = 8;
 /// Requests for a packet before it is given up.
 const MAX_TRIES: u32 = 8;
+/// Of these, when nobody is known to have it and a neighbour asks us.
+const MAX_SEARCH_TRIES: u32 = 2;
+/// Hops that the search for such a packet may travel: 2 neighbours each time, so at most 30 for each that the seeker asks.
+pub(crate) const MAX_SEARCH_HOPS: u8 = 3;
+/// What a search costs of a neighbour's budget for work.
+const SEARCH_COST: usize = 32;
 /// Packets of which it is only known who heard of them.
 const MAX_HEARD: usize = 4096;
 
@@ -30,6 +36,7 @@ pub(crate) struct Pull {
     state: State,
     due: Instant,
     tries: u32,
+    max_tries: u32,
     /// The layer above asked for it.
     pub(crate) requested: bool,
     creator: Option<u32>,
@@ -44,8 +51,14 @@ struct Source {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// For others to announce it too.
     Waiting,
-    Asked { neighbour: u32, at: Instant },
+    /// For room in the window of a source: it is in the backlog of each that was not asked.
+    Blocked,
+    Asked {
+        neighbour: u32,
+        at: Instant,
+    },
 }
 
 /// What is asked for, and what is merely heard of.
@@ -91,11 +104,16 @@ impl Cache {
     /// A neighbour holds (or heard of) a packet that is wanted here.
     pub(crate) fn announced(&mut self, now: Instant, neighbour: u32, key: Key, holds: bool) {
         if let Some(pull) = self.pulls.get_mut(key) {
-            pull.add_source(neighbour, holds);
+            if pull.add_source(neighbour, holds)
+                && pull.state == State::Blocked
+                && let Some(neighbour) = self.neighbours.get_mut(&neighbour)
+            {
+                neighbour.wait_for_room(key);
+            }
             return;
         }
         let count = self.neighbours.get(&neighbour).map_or(usize::MAX, |neighbour| neighbour.pulls);
-        if count >= MAX_PULLS_PER_NEIGHBOUR || !self.start_pull(now + self.config.pull_delay, key, Some(neighbour)) {
+        if count >= MAX_PULLS_PER_NEIGHBOUR || !self.start_pull(now + self.config.pull_delay, key, MAX_HOPS, Some(neighbour)) {
             self.stats.overflowed += 1;
             return;
         }
@@ -109,34 +127,40 @@ impl Cache {
     /// - `waiting`: the neighbour that wants it; `None` if it is the layer above
     /// - returns: false if there is nobody to ask or no room
     pub(crate) fn seek(&mut self, now: Instant, key: Key, hops: u8, waiting: Option<u32>) -> bool {
+        let (mut hops, mut tries) = (hops, MAX_TRIES);
         let mut sources = self.pulls.hearers(key).to_vec();
-        if sources.is_empty() {
-            sources = self.neighbours.keys().copied().collect();
-            sources.shuffle(&mut self.rng);
-        }
         sources.retain(|source| Some(*source) != waiting && self.neighbours.contains_key(source));
-        sources.truncate(MAX_SOURCES);
+        if sources.is_empty() {
+            // Nobody is known to have it.
+            hops = hops.min(MAX_SEARCH_HOPS);
+            tries = if waiting.is_some() { MAX_SEARCH_TRIES } else { MAX_TRIES };
+            sources = self.neighbours.keys().copied().filter(|source| Some(*source) != waiting).collect();
+            sources.shuffle(&mut self.rng);
+            sources.truncate(MAX_SOURCES);
+        }
         let exists = self.pulls.pulls.contains_key(&key);
         let many =
             waiting.and_then(|waiting| self.neighbours.get(&waiting)).is_some_and(|neighbour| neighbour.pulls >= MAX_PULLS_PER_NEIGHBOUR);
-        if !exists && (many || (sources.is_empty() && waiting.is_some()) || !self.start_pull(now, key, waiting)) {
+        if !exists && (many || (sources.is_empty() && waiting.is_some()) || !self.start_pull(now, key, hops, waiting)) {
             return false;
         }
         let Some(pull) = self.pulls.get_mut(key) else { return false };
-        pull.hops = pull.hops.max(hops);
         match waiting {
             Some(waiting) if pull.waiting.len() < MAX_SOURCES && !pull.waiting.contains(&waiting) => pull.waiting.push(waiting),
             Some(_) => {}
             None => pull.requested = true,
         }
         if !exists {
-            sources.iter().for_each(|source| pull.add_source(*source, false));
+            pull.max_tries = tries;
+            for source in &sources {
+                pull.add_source(*source, false);
+            }
             self.advance(now, key);
         }
         true
     }
 
-    fn start_pull(&mut self, due: Instant, key: Key, creator: Option<u32>) -> bool {
+    fn start_pull(&mut self, due: Instant, key: Key, hops: u8, creator: Option<u32>) -> bool {
         if self.pulls.pulls.len() >= MAX_PULLS {
             return false;
         }
@@ -144,7 +168,7 @@ impl Cache {
             neighbour.pulls += 1;
         }
         let (sources, waiting) = (Vec::new(), Vec::new());
-        let pull = Pull { sources, waiting, hops: MAX_HOPS / 2, state: State::Waiting, due, tries: 0, requested: false, creator };
+        let pull = Pull { sources, waiting, hops, state: State::Waiting, due, tries: 0, max_tries: MAX_TRIES, requested: false, creator };
         self.pulls.pulls.insert(key, pull);
         self.timers.insert((due, Timer::Pull(key)));
         true
@@ -173,37 +197,46 @@ impl Cache {
             pull.sources.extend(anyone.into_iter().map(|neighbour| Source { neighbour, holds: false, asked: false }));
             pull.tries += 1;
         }
-        if pull.sources.is_empty() && !pull.requested || pull.tries >= MAX_TRIES {
+        if pull.sources.is_empty() && !pull.requested || pull.tries >= pull.max_tries {
             self.give_up(now, key);
             return;
         }
         let neighbours = &self.neighbours;
-        let open = |source: &&mut Source| !source.asked && neighbours.get(&source.neighbour).is_some_and(|neighbour| neighbour.has_room());
+        let open = |source: &&Source| !source.asked && neighbours.get(&source.neighbour).is_some_and(|neighbour| neighbour.has_room());
         let rtt = |neighbour: u32| neighbours.get(&neighbour).map(|neighbour| neighbour.rtt());
-        let best = pull.sources.iter_mut().filter(open).min_by_key(|source| (!source.holds, rtt(source.neighbour), source.neighbour));
-        pull.due = if let Some(source) = best {
-            source.asked = true;
-            let neighbour = source.neighbour;
-            let hops = if source.holds { 0 } else { pull.hops };
-            pull.state = State::Asked { neighbour, at: now };
-            pull.tries += 1;
-            self.stats.pulled += 1;
-            self.pulls.wants.entry((neighbour, hops)).or_default().push(key);
-            let patience = self.neighbours.get_mut(&neighbour).map_or(self.config.compare_delay, |neighbour| {
-                neighbour.asked();
-                neighbour.patience()
-            });
-            // Who does not hold it asks others first.
-            now + patience * (1 + u32::from(hops.min(2)))
-        } else {
-            for source in &pull.sources {
+        let best = pull.sources.iter().filter(open).min_by_key(|source| (!source.holds, rtt(source.neighbour), source.neighbour));
+        if let Some(best) = best.map(|source| source.neighbour) {
+            self.ask(now, key, best);
+            return;
+        }
+        if pull.state == State::Waiting {
+            pull.state = State::Blocked;
+            for source in pull.sources.iter().filter(|source| !source.asked) {
                 if let Some(neighbour) = self.neighbours.get_mut(&source.neighbour) {
                     neighbour.wait_for_room(key);
                 }
             }
-            now + self.config.compare_delay * (1 + pull.tries)
-        };
+        }
+        pull.due = now + self.config.compare_delay * (1 + pull.tries);
         self.timers.insert((pull.due, Timer::Pull(key)));
+    }
+
+    /// Asks a source that has room.
+    fn ask(&mut self, now: Instant, key: Key, neighbour: u32) {
+        let Some(pull) = self.pulls.pulls.get_mut(&key) else { return };
+        let Some(source) = pull.sources.iter_mut().find(|source| source.neighbour == neighbour) else { return };
+        let Some(asked) = self.neighbours.get_mut(&neighbour) else { return };
+        source.asked = true;
+        asked.asked();
+        let hops = if source.holds { 0 } else { pull.hops };
+        self.timers.remove(&(pull.due, Timer::Pull(key)));
+        pull.state = State::Asked { neighbour, at: now };
+        pull.tries += 1;
+        // Who does not hold it asks others first.
+        pull.due = now + asked.patience() * (1 + u32::from(hops.min(2)));
+        self.timers.insert((pull.due, Timer::Pull(key)));
+        self.stats.pulled += 1;
+        self.pulls.wants.entry((neighbour, hops)).or_default().push(key);
     }
 
     /// A neighbour cannot give a packet: the next is asked at once.
@@ -246,12 +279,13 @@ impl Cache {
 
     /// Asks a neighbour that has room again for what waited for it.
     fn use_room(&mut self, now: Instant, neighbour: u32) {
-        while let Some(waiting) = self.neighbours.get_mut(&neighbour)
-            && waiting.has_room()
+        while let Some(waiting) = self.neighbours.get_mut(&neighbour).filter(|neighbour| neighbour.has_room())
             && let Some(key) = waiting.backlog.pop_front()
         {
-            if self.pulls.pulls.get(&key).is_some_and(|pull| pull.state == State::Waiting) {
-                self.advance(now, key);
+            let blocked = |pull: &&Pull| pull.state == State::Blocked;
+            let unasked = |source: &Source| source.neighbour == neighbour && !source.asked;
+            if self.pulls.pulls.get(&key).filter(blocked).is_some_and(|pull| pull.sources.iter().any(unasked)) {
+                self.ask(now, key, neighbour);
             }
         }
     }
@@ -282,13 +316,17 @@ impl Cache {
                 let message = Message::Packet { eager: 0, packet: packet.clone() };
                 self.stats.served += 1;
                 self.send(from, &message);
-            } else if hops == 0 || !self.seek(now, *key, hops - 1, Some(from)) {
+            } else if hops == 0 || !self.may_search(now, from) || !self.seek(now, *key, hops - 1, Some(from)) {
                 lacking.push(*key);
             }
         }
         if !lacking.is_empty() {
             self.send(from, &Message::Lack { keys: lacking });
         }
+    }
+
+    fn may_search(&mut self, now: Instant, from: u32) -> bool {
+        self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.work.take(now, SEARCH_COST))
     }
 
     /// Announces to others that a packet which is not wanted here can be had through us.
@@ -305,11 +343,16 @@ impl Pull {
         self.sources.iter().filter(|source| source.holds).map(|source| source.neighbour)
     }
 
-    fn add_source(&mut self, neighbour: u32, holds: bool) {
+    /// True if it is a new source.
+    fn add_source(&mut self, neighbour: u32, holds: bool) -> bool {
         if let Some(source) = self.sources.iter_mut().find(|source| source.neighbour == neighbour) {
             source.holds |= holds;
-        } else if self.sources.len() < MAX_SOURCES && !self.waiting.contains(&neighbour) {
+            return false;
+        }
+        let new = self.sources.len() < MAX_SOURCES && !self.waiting.contains(&neighbour);
+        if new {
             self.sources.push(Source { neighbour, holds, asked: false });
         }
+        new
     }
 }

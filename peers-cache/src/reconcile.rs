@@ -16,6 +16,8 @@ use crate::neighbour::MAX_TOPICS;
 const MAX_OFFERED: usize = 1024;
 /// Neighbours that a changed topic is compared with, each time.
 const COMPARED: usize = 2;
+/// Topics that are compared at a time.
+const MAX_COMPARED: usize = 64;
 /// Times that a change is compared.
 const ROUNDS: u8 = 2;
 /// Milliseconds of a topic that are compared apart from what is older.
@@ -27,6 +29,7 @@ const MAX_TOPICS_TRIES: u32 = 6;
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     topics: BTreeMap<Tag, Change>,
+    next: Tag,
 }
 
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl Cache {
     }
 
     /// A neighbour tells a part of the topics that it wants, and what it has of them.
-    pub(crate) fn on_topics(&mut self, from: u32, version: u16, part: u8, topics: &[(Tag, Summary)]) {
+    pub(crate) fn on_topics(&mut self, now: Instant, from: u32, version: u16, part: u8, topics: &[(Tag, Summary)]) {
         let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
         let newer = neighbour.version.is_none_or(|known| version.wrapping_sub(known).cast_signed() > 0);
         if newer {
@@ -94,7 +97,7 @@ impl Cache {
         }
         self.send(from, &Message::Heed { version, part });
         for (tag, theirs) in topics {
-            self.compare_range(from, *tag, Bound::MIN, Bound::MAX, *theirs);
+            self.compare_range(now, from, *tag, Bound::MIN, Bound::MAX, *theirs);
         }
     }
 
@@ -125,7 +128,12 @@ impl Cache {
     /// Compares what changed with neighbours that want it too, and with the one it came from.
     pub(crate) fn compare(&mut self, now: Instant, wall: Timestamp) {
         let cut = Bound::at(Timestamp(wall.0.saturating_sub(RECENT)));
-        for (tag, mut change) in core::mem::take(&mut self.changes.topics) {
+        // From where the last call ended, so that many busy topics take turns.
+        let mut tags: Vec<Tag> = self.changes.topics.range(self.changes.next..).map(|(tag, _)| *tag).collect();
+        tags.extend(self.changes.topics.range(..self.changes.next).map(|(tag, _)| *tag));
+        self.changes.next = tags.get(MAX_COMPARED).copied().unwrap_or(Tag(0));
+        for tag in tags.into_iter().take(MAX_COMPARED) {
+            let Some(mut change) = self.changes.topics.remove(&tag) else { continue };
             let mut neighbours = self.sample(COMPARED, |neighbour| neighbour.wants.contains(&tag));
             neighbours.extend(change.from.take());
             neighbours.dedup();
@@ -165,15 +173,15 @@ impl Cache {
     }
 
     /// A neighbour sends sums of ranges.
-    pub(crate) fn on_ranges(&mut self, from: u32, tag: Tag, mut start: Bound, ranges: &[(Bound, Summary)]) {
+    pub(crate) fn on_ranges(&mut self, now: Instant, from: u32, tag: Tag, mut start: Bound, ranges: &[(Bound, Summary)]) {
         for (end, theirs) in ranges {
-            self.compare_range(from, tag, start, *end, *theirs);
+            self.compare_range(now, from, tag, start, *end, *theirs);
             start = *end;
         }
     }
 
     /// Compares a range of a topic with the sum that a neighbour has of it: silent if equal, else narrower.
-    fn compare_range(&mut self, from: u32, tag: Tag, start: Bound, end: Bound, theirs: Summary) {
+    fn compare_range(&mut self, now: Instant, from: u32, tag: Tag, start: Bound, end: Bound, theirs: Summary) {
         let Some(order) = self.store.order(tag) else {
             if self.wants(tag) && theirs.count > 0 {
                 self.send(from, &Message::List { tag, start, end, keys: Vec::new() });
@@ -184,24 +192,27 @@ impl Cache {
         if ours == theirs {
             return;
         }
-        if theirs.count == 0 {
+        let message = if theirs.count == 0 {
             let keys: Vec<(Tag, Key)> = order.range(start, end).take(MAX_OFFERED).map(|entry| (tag, entry.bound.key)).collect();
-            if self.charge_offers(from, keys.len()) {
-                self.send_have(from, false, false, &keys);
-            }
+            self.offer_missing(now, from, &keys);
+            return;
         } else if ours.count as usize <= MAX_LIST {
-            let keys = order.range(start, end).map(|entry| entry.bound.key).collect();
-            self.send(from, &Message::List { tag, start, end, keys });
+            Message::List { tag, start, end, keys: order.range(start, end).map(|entry| entry.bound.key).collect() }
         } else {
-            let ranges = order.split(start, end, MAX_RANGES);
-            self.send(from, &Message::Ranges { tag, start, ranges });
+            Message::Ranges { tag, start, ranges: order.split(start, end, MAX_RANGES) }
+        };
+        if self.charge(now, from, MAX_LIST) {
+            self.send(from, &message);
         }
     }
 
     /// A neighbour lists all that it has in a range: what is missing here is pulled, what is missing there is offered if it wants the topic.
     pub(crate) fn on_list(&mut self, now: Instant, from: u32, tag: Tag, start: Bound, end: Bound, keys: &[Key]) {
-        let announced: Vec<(Tag, Key)> = keys.iter().map(|key| (tag, *key)).collect();
-        self.on_have(now, from, false, false, &announced);
+        for key in keys {
+            if !self.store.contains(*key) && self.is_wanted(tag, *key) {
+                self.announced(now, from, *key, true);
+            }
+        }
         if !self.neighbours.get(&from).is_some_and(|neighbour| neighbour.wants.contains(&tag)) {
             return;
         }
@@ -209,14 +220,20 @@ impl Cache {
         let listed: std::collections::BTreeSet<Key> = keys.iter().copied().collect();
         let entries = order.range(start, end).filter(|entry| !listed.contains(&entry.bound.key));
         let offers: Vec<(Tag, Key)> = entries.take(MAX_OFFERED).map(|entry| (tag, entry.bound.key)).collect();
-        if self.charge_offers(from, offers.len()) {
-            self.send_have(from, false, false, &offers);
+        self.offer_missing(now, from, &offers);
+    }
+
+    /// Offers a neighbour what it does not have, as far as its budget for work allows.
+    fn offer_missing(&mut self, now: Instant, from: u32, keys: &[(Tag, Key)]) {
+        if self.charge(now, from, keys.len()) {
+            self.send_have(from, false, false, keys);
         }
     }
 
-    /// Charges offers to the budget of the neighbour that caused them.
-    fn charge_offers(&mut self, from: u32, offers: usize) -> bool {
-        let _ = offers;
-        self.neighbours.contains_key(&from)
+    /// Charges what it costs to answer a neighbour.
+    fn charge(&mut self, now: Instant, from: u32, cost: usize) -> bool {
+        let paid = self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.work.take(now, cost));
+        self.stats.throttled += u64::from(!paid);
+        paid
     }
 }

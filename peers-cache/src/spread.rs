@@ -15,6 +15,11 @@ use crate::message::{Key, MAX_KEYS, Message, Tag, have_messages};
 const MAX_FRESH: usize = 8192;
 /// How long.
 const FRESH: Duration = Duration::from_secs(10);
+/// Packets that wait to be announced; the comparison of topics finds those beyond.
+const MAX_ANNOUNCEMENTS: usize = 32_768;
+/// Of these, announced at a time, and until the next are: no faster than neighbours pull.
+const MAX_ANNOUNCED: usize = 256;
+const ANNOUNCE_PACE: Duration = Duration::from_millis(100);
 /// Messages of offers in one turn.
 const MAX_TURN: usize = 32;
 
@@ -108,7 +113,7 @@ impl Cache {
 
     /// Announces a packet to its giver and to all neighbours that do not know it, together with what else comes within the delay.
     pub(crate) fn announce_later(&mut self, now: Instant, tag: Tag, key: Key, heard: bool, giver: Option<u32>) {
-        if self.neighbours.is_empty() {
+        if self.neighbours.is_empty() || self.fresh.announce.len() >= MAX_ANNOUNCEMENTS {
             return;
         }
         let due = now + self.config.announce_delay;
@@ -120,11 +125,14 @@ impl Cache {
 
     pub(crate) fn announce(&mut self, now: Instant) {
         let mut outgoing: BTreeMap<(u32, bool), Vec<(Tag, Key)>> = BTreeMap::new();
+        let mut announced = 0;
         while let Some(next) = self.fresh.announce.front() {
-            if next.due > now {
-                self.timers.insert((next.due, Timer::Announce));
+            if next.due > now || announced == MAX_ANNOUNCED {
+                let due = if next.due > now { next.due } else { now + ANNOUNCE_PACE };
+                self.timers.insert((due, Timer::Announce));
                 break;
             }
+            announced += 1;
             let Some(Announcement { tag, key, heard, giver, .. }) = self.fresh.announce.pop_front() else { break };
             let hearers = if heard { self.pulls.hearers(key) } else { &[] };
             for serial in self.neighbours.keys() {
@@ -155,7 +163,7 @@ impl Cache {
                 }
             } else if self.is_wanted(tag, key) {
                 self.announced(now, from, key, !heard);
-            } else {
+            } else if !answer && !self.is_gone(key) {
                 self.on_heard(now, from, tag, key);
             }
         }
@@ -198,6 +206,7 @@ impl Cache {
                         offers.push((tag, key));
                         aged.push((tag, key));
                     }
+                    Age::Last => {}
                     Age::Ended => self.store.remove(key),
                 }
             }
@@ -214,29 +223,34 @@ impl Cache {
     fn age(&mut self, second: u32, key: Key) -> Age {
         let (max_age, copies) = (seconds(self.config.max_age), self.config.copies);
         let Some(slot) = self.store.slot_mut(key) else { return Age::Ended };
-        let tag = Tag::from(slot.packet().topic());
-        if second - slot.born < max_age {
-            return Age::Young(tag);
+        let (tag, postage) = (Tag::from(slot.packet().topic()), slot.packet().postage());
+        let old = second - slot.born >= max_age;
+        let alone = old && usize::from(slot.holders) < copies;
+        if old {
+            (slot.born, slot.holders) = (second, 0);
         }
-        slot.born = second;
-        if usize::from(core::mem::take(&mut slot.holders)) >= copies {
-            return Age::Young(tag);
-        }
-        match slot.packet().postage() {
+        match postage {
             // What is subscribed to, and what is our own, lives until it expires.
-            0 if slot.is_preferred() => Age::Young(tag),
-            0 => Age::Ended,
-            postage => {
+            0 if old && !slot.is_preferred() => Age::Ended,
+            0 => Age::Last,
+            postage if alone => {
                 slot.set_postage(postage - 1);
                 Age::Old(tag)
             }
+            _ => Age::Young(tag),
         }
     }
 }
 
+/// What becomes of a copy whose turn it is.
 enum Age {
+    /// It is offered.
     Young(Tag),
+    /// It is offered to more neighbours, with less postage.
     Old(Tag),
+    /// It has no postage and is not offered.
+    Last,
+    /// It is dropped.
     Ended,
 }
 

@@ -1,5 +1,7 @@
 //! Caches on a simulated network with virtual time: latency per pair, jitter and loss per message.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
@@ -101,7 +103,9 @@ impl Network {
     /// A network in which each peer connects to `degree / 2` random others.
     pub(crate) fn mesh(seed: u64, count: usize, degree: usize) -> Self {
         let mut network = Self::new(seed);
-        (0..count).for_each(|_| drop(network.add(Config::default())));
+        for _ in 0..count {
+            network.add(Config::default());
+        }
         for peer in 0..count {
             let mut others: Vec<usize> = (0..count).filter(|other| *other != peer).collect();
             others.shuffle(&mut network.rng);
@@ -145,9 +149,7 @@ impl Network {
     }
 
     pub(crate) fn subscribe(&mut self, peer: usize, topic: TopicId) {
-        let now = self.instant();
-        self.peers[peer].subscribe(now, topic);
-        self.drain(peer);
+        self.with(peer, |cache, now, _| cache.subscribe(now, topic));
     }
 
     pub(crate) fn seal(&mut self, topic: &TopicKey, previous: Link, size: usize) -> Vec<Packet> {
@@ -165,9 +167,7 @@ impl Network {
     }
 
     pub(crate) fn publish_packets(&mut self, peer: usize, packets: Vec<Packet>) {
-        let (now, wall) = (self.instant(), self.wall());
-        self.peers[peer].publish(now, wall, packets);
-        self.drain(peer);
+        self.with(peer, |cache, now, wall| cache.publish(now, wall, packets));
     }
 
     /// Sends what a peer has to say.
@@ -196,6 +196,18 @@ impl Network {
             }
         }
         self.wakes[peer] = self.peers[peer].poll_timeout();
+    }
+
+    /// Lets a peer do something now.
+    pub(crate) fn with(&mut self, peer: usize, act: impl FnOnce(&mut Cache, Instant, Timestamp)) {
+        let (now, wall) = (self.instant(), self.wall());
+        act(&mut self.peers[peer], now, wall);
+        self.drain(peer);
+    }
+
+    /// The packets of a topic that a peer holds.
+    pub(crate) fn held(&self, peer: usize, topic: &TopicKey) -> BTreeSet<PacketId> {
+        self.peers[peer].packets(topic.id()).map(Packet::id).collect()
     }
 
     pub(crate) fn run(&mut self, duration: Duration) {
