@@ -212,10 +212,13 @@ impl Keys {
         this
     }
 
-    /// The nonce of AEGIS: the secret start with the counter, big-endian, exclusive-ored into its last 8 bytes.
+    /// The nonce of AEGIS: the counter, big-endian, exclusive-ored into both halves of the secret start.
+    ///
+    /// Both, so that it is stored at once: the cipher loads all 16 bytes, and would wait for two stores a tenth of the time that it takes for a datagram.
     #[inline]
     fn nonce(&self, counter: u64) -> [u8; 16] {
-        (u128::from_be_bytes(self.aegis_nonce) ^ u128::from(counter)).to_be_bytes()
+        let counter = counter.to_be_bytes();
+        core::array::from_fn(|i| self.aegis_nonce[i] ^ counter[i % 8])
     }
 }
 
