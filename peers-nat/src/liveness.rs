@@ -147,7 +147,7 @@ impl Agent {
             }
         }
         self.works(id, index, link);
-        true
+        self.connected.contains(&id)
     }
 
     /// The session `index` was heard by `link`: if both are in use, nothing is waited for any more.
@@ -170,8 +170,14 @@ impl Agent {
             self.arm(id);
             return;
         }
+        let initiated = peer.sessions.current.as_ref().is_some_and(|keyed| keyed.initiated);
+        if self.connected.len() >= self.config.max_sessions && !initiated && !self.wanted.contains_key(&id) {
+            self.stats.dropped_limited += 1;
+            self.forget(id);
+            return;
+        }
         peer.told = Some(link);
-        let relayed_responder = link.address().is_none() && peer.sessions.current.as_ref().is_some_and(|keyed| !keyed.initiated);
+        let relayed_responder = link.address().is_none() && !initiated;
         self.connected.insert(id);
         self.end_dial(id);
         self.timers.clear(Timer::Redial(id));

@@ -62,6 +62,8 @@ pub(crate) struct Net {
     /// Pairs of hosts that cannot hear each other.
     pub(crate) cut: BTreeSet<(usize, usize)>,
     pub(crate) keys: Vec<DeviceKey>,
+    /// What was sent: source, destination, datagram.
+    pub(crate) tap: Vec<(SocketAddr, SocketAddr, Bytes)>,
     rng: ChaCha20Rng,
     flying: BTreeMap<(Instant, u64), (Option<usize>, SocketAddr, SocketAddr, Bytes)>,
     number: u64,
@@ -85,6 +87,7 @@ impl Net {
             duplicates: 0.0,
             cut: BTreeSet::new(),
             keys: Vec::new(),
+            tap: Vec::new(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             flying: BTreeMap::new(),
             number: 0,
@@ -202,6 +205,7 @@ impl Net {
             } else {
                 self.outbound(n, transmit.destination)
             };
+            self.tap.push((source, transmit.destination, transmit.payload.clone()));
             let copies = 1 + usize::from(self.rng.random_bool(self.duplicates));
             for _ in 0..copies {
                 if self.rng.random_bool(self.loss) {
