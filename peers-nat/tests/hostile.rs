@@ -1,4 +1,5 @@
 //! What strangers, liars and noise can and cannot do: each promise of docs/THREATS.md about this layer by name.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod net;
 

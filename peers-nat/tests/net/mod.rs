@@ -1,5 +1,6 @@
 //! A small network on virtual time: agents, NATs, delay, loss, duplication.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -51,6 +52,14 @@ pub(crate) struct Host {
     next_port: u16,
 }
 
+/// A datagram under way.
+struct Flight {
+    from: usize,
+    source: SocketAddr,
+    destination: SocketAddr,
+    datagram: Bytes,
+}
+
 pub(crate) struct Net {
     pub(crate) now: Instant,
     pub(crate) start: Instant,
@@ -65,7 +74,7 @@ pub(crate) struct Net {
     /// What was sent: source, destination, datagram.
     pub(crate) tap: Vec<(SocketAddr, SocketAddr, Bytes)>,
     rng: ChaCha20Rng,
-    flying: BTreeMap<(Instant, u64), (Option<usize>, SocketAddr, SocketAddr, Bytes)>,
+    flying: BTreeMap<(Instant, u64), Flight>,
     number: u64,
 }
 
@@ -213,10 +222,8 @@ impl Net {
                 }
                 let jitter = self.jitter.mul_f64(self.rng.random());
                 self.number += 1;
-                self.flying.insert(
-                    (self.now + self.delay + jitter, self.number),
-                    (Some(n), source, transmit.destination, transmit.payload.clone()),
-                );
+                let flight = Flight { from: n, source, destination: transmit.destination, datagram: transmit.payload.clone() };
+                self.flying.insert((self.now + self.delay + jitter, self.number), flight);
             }
         }
     }
@@ -258,17 +265,18 @@ impl Net {
         })
     }
 
-    fn deliver(&mut self, from: Option<usize>, source: SocketAddr, destination: SocketAddr, datagram: Bytes) {
+    fn deliver(&mut self, flight: Flight) {
+        let Flight { from, source, destination, datagram } = flight;
         if destination.ip().is_multicast() {
             for to in 0..self.hosts.len() {
-                if Some(to) != from && self.hosts[to].alive {
+                if to != from && self.hosts[to].alive {
                     self.inject(to, source, &datagram);
                 }
             }
             return;
         }
         let Some(to) = self.inbound(source, destination) else { return };
-        let cut = from.is_some_and(|from| self.cut.contains(&(from.min(to), from.max(to))));
+        let cut = self.cut.contains(&(from.min(to), from.max(to)));
         if self.hosts[to].alive && !cut {
             let entry = self.hosts[to].received.entry(source).or_default();
             *entry = (entry.0 + 1, entry.1 + datagram.len() as u64);
@@ -293,8 +301,8 @@ impl Net {
                 }
                 (_, Some(key)) if key.0 <= end => {
                     self.now = self.now.max(key.0);
-                    let (from, source, destination, datagram) = self.flying.remove(&key).unwrap();
-                    self.deliver(from, source, destination, datagram);
+                    let flight = self.flying.remove(&key).unwrap();
+                    self.deliver(flight);
                 }
                 _ => break,
             }
