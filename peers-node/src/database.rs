@@ -144,7 +144,9 @@ impl Worker {
 
     /// Changes from the relay cache; what cannot be applied comes again when the devices meet.
     fn on_changes(&mut self, wall: Timestamp, from: PeerId, changes: Bytes) {
-        let applied = Changes::decode(changes).map_err(|error| error.to_string()).and_then(|changes| self.replica.apply(wall, &changes).map_err(|error| error.to_string()));
+        let applied = Changes::decode(changes)
+            .map_err(|error| error.to_string())
+            .and_then(|changes| self.replica.apply(wall, &changes).map_err(|error| error.to_string()));
         if let Err(error) = applied {
             tracing::warn!("database {}: changes published by {from} are not applied: {error}", self.id);
         }
@@ -172,10 +174,18 @@ impl Worker {
                 peers_sync::Event::Local(changes) => self.say(DatabaseOutput::Publish(changes.as_bytes().clone())),
                 peers_sync::Event::InStep { peer } => self.say(DatabaseOutput::InStep(peer)),
                 peers_sync::Event::ClockAhead { author, time } => {
-                    tracing::warn!("database {}: a change of {author} is from the future ({} ms); it waits: one of the two clocks is wrong", self.id, time.0);
+                    tracing::warn!(
+                        "database {}: a change of {author} is from the future ({} ms); it waits: one of the two clocks is wrong",
+                        self.id,
+                        time.0
+                    );
                 }
-                peers_sync::Event::Failed { peer, error } => tracing::warn!("database {}: changes of {peer} are not applied: {error}", self.id),
-                peers_sync::Event::Restored => tracing::warn!("database {}: the file is a restored backup; it goes on under a new history", self.id),
+                peers_sync::Event::Failed { peer, error } => {
+                    tracing::warn!("database {}: changes of {peer} are not applied: {error}", self.id)
+                }
+                peers_sync::Event::Restored => {
+                    tracing::warn!("database {}: the file is a restored backup; it goes on under a new history", self.id)
+                }
                 _ => {}
             }
         }

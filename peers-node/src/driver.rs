@@ -199,8 +199,11 @@ impl Driver {
                 self.store.write_behind("the outbox", move |c| c.execute("DELETE FROM outbox WHERE id = ?1", [id]).map(drop));
             }
             stack::Event::Contact { peer, established } => self.store.write_behind("a contact", move |c| {
-                c.execute("INSERT INTO contact VALUES (?1, ?2) ON CONFLICT DO UPDATE SET established = max(established, excluded.established)", params![peer.0, established])
-                    .map(drop)
+                c.execute(
+                    "INSERT INTO contact VALUES (?1, ?2) ON CONFLICT DO UPDATE SET established = max(established, excluded.established)",
+                    params![peer.0, established],
+                )
+                .map(drop)
             }),
             stack::Event::Database { database, input } => self.on_database_input(database, input),
             stack::Event::AccountChanged => {
@@ -215,7 +218,9 @@ impl Driver {
                 }
             }
             stack::Event::Keep(packet) => self.keep(packet),
-            stack::Event::Forget(id) => self.store.write_behind("the cache", move |c| c.execute("DELETE FROM packet WHERE id = ?1", [id.0]).map(drop)),
+            stack::Event::Forget(id) => {
+                self.store.write_behind("the cache", move |c| c.execute("DELETE FROM packet WHERE id = ?1", [id.0]).map(drop))
+            }
             stack::Event::Reflexive(address) => {
                 if !self.reflexive.contains(&address) {
                     self.reflexive.insert(0, address);
@@ -266,14 +271,18 @@ impl Driver {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.store.write(
             move |c| {
-                let added = c.prepare_cached("INSERT OR IGNORE INTO message(id, topic, author, created, previous, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
-                    message.id.0,
-                    message.topic.0,
-                    message.author.0,
-                    message.created.0.cast_signed(),
-                    message.previous.0,
-                    message.payload.as_ref()
-                ])?;
+                let added = c
+                    .prepare_cached(
+                        "INSERT OR IGNORE INTO message(id, topic, author, created, previous, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    )?
+                    .execute(params![
+                        message.id.0,
+                        message.topic.0,
+                        message.author.0,
+                        message.created.0.cast_signed(),
+                        message.previous.0,
+                        message.payload.as_ref()
+                    ])?;
                 let _ = sender.send(added > 0);
                 Ok(())
             },
@@ -372,7 +381,8 @@ impl Driver {
             let address = address.to_string();
             self.store.write_behind("a peer's address", move |c| {
                 c.execute("INSERT OR REPLACE INTO peer VALUES (?1, ?2, ?3)", params![peer.0, address, wall.0.cast_signed()])?;
-                c.execute("DELETE FROM peer WHERE id NOT IN (SELECT id FROM peer ORDER BY seen DESC LIMIT ?1)", [MAX_REMEMBERED_PEERS]).map(drop)
+                c.execute("DELETE FROM peer WHERE id NOT IN (SELECT id FROM peer ORDER BY seen DESC LIMIT ?1)", [MAX_REMEMBERED_PEERS])
+                    .map(drop)
             });
         }
     }
@@ -405,4 +415,3 @@ const MAX_REMEMBERED_PEERS: i64 = 256;
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Changes larger than this wait for a direct meeting: the caches of strangers are for news, not for copies of databases.
 const MAX_PUBLISHED_CHANGES: usize = 256 << 10;
-

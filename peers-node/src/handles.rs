@@ -56,7 +56,8 @@ impl Topic {
             driver.publications.insert(id, holders_sender);
             // The packets go to disk first: the history's job is behind them in the queue.
             driver.drain(now, wall);
-            let message = stack::TopicMessage { topic: key.id(), id, author: driver.stack.id(), created: wall, previous: Link::NONE, payload: body };
+            let message =
+                stack::TopicMessage { topic: key.id(), id, author: driver.stack.id(), created: wall, previous: Link::NONE, payload: body };
             driver.store_message(message, |stored| drop(sender.send(stored)));
             Some(id)
         });
@@ -77,7 +78,11 @@ impl Topic {
     pub async fn history(&self, limit: usize) -> Result<Vec<Message>, Closed> {
         let topic = self.id;
         let rows = self.node.shared.store.run(move |c| load_history(c, topic, limit)).await.map_err(|_| Closed)?;
-        self.node.call(move |driver, _, _| rows.into_iter().map(|message| Message { author_name: driver.name_of(message.author), ..message }).collect()).await
+        self.node
+            .call(move |driver, _, _| {
+                rows.into_iter().map(|message| Message { author_name: driver.name_of(message.author), ..message }).collect()
+            })
+            .await
     }
 
     /// Ends following the topic; its history stays.
@@ -288,7 +293,8 @@ impl Node {
         let path = std::path::absolute(path).map_err(|error| DatabaseError::Refused(format!("{}: {error}", path.display())))?;
         let name = options.name.or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         let name = name.filter(|name| !name.is_empty() && name.len() <= crate::message::MAX_NAME);
-        let name = name.ok_or_else(|| DatabaseError::Refused(format!("{}: give the database a name of at most 255 bytes", path.display())))?;
+        let name =
+            name.ok_or_else(|| DatabaseError::Refused(format!("{}: give the database a name of at most 255 bytes", path.display())))?;
         let fresh: [u8; 32] = rand::rng().random();
         let (wanted, file) = (name.clone(), path.clone());
         let found = self
@@ -304,14 +310,21 @@ impl Node {
             })
             .await?;
         let (id, open, sealed) = found.map_err(|other| {
-            DatabaseError::Refused(format!("a database named {name} is kept in {} already: use that file, or give this one another name", other.display()))
+            DatabaseError::Refused(format!(
+                "a database named {name} is kept in {} already: use that file, or give this one another name",
+                other.display()
+            ))
         })?;
         let sealed = if open { sealed } else { seals(&path, options.plain)? };
         let database = Database { node: self.clone(), id, name: name.clone(), path: path.clone(), sealed };
         if !open {
             self.start_database(SavedDatabase { id, name: name.clone(), path: path.display().to_string(), sealed }).await?;
             let shown = path.display().to_string();
-            let stored = self.shared.store.run(move |c| c.execute("INSERT OR REPLACE INTO database VALUES (?1, ?2, ?3, ?4)", params![id.0, name, shown, sealed])).await;
+            let stored = self
+                .shared
+                .store
+                .run(move |c| c.execute("INSERT OR REPLACE INTO database VALUES (?1, ?2, ?3, ?4)", params![id.0, name, shown, sealed]))
+                .await;
             stored.map_err(|source| database.failed(source))?;
         }
         Ok(database)
@@ -324,7 +337,13 @@ impl Node {
     pub async fn open_database(&self, name: &str) -> Result<Option<Database>, Closed> {
         let wanted = name.to_owned();
         let found = self.call(move |driver, _, _| {
-            let by_name = driver.stack.account().catalogue().iter().find(|(id, name)| *name == wanted && driver.databases.contains_key(id)).map(|(id, _)| id);
+            let by_name = driver
+                .stack
+                .account()
+                .catalogue()
+                .iter()
+                .find(|(id, name)| *name == wanted && driver.databases.contains_key(id))
+                .map(|(id, _)| id);
             let id = by_name.or_else(|| wanted.parse().ok())?;
             let name = driver.stack.account().catalogue().name_of(id).unwrap_or(&wanted).to_owned();
             driver.databases.get(&id).map(|thread| (id, name, thread.path().to_owned(), thread.sealed))
@@ -372,7 +391,8 @@ impl Node {
     }
 
     async fn start_database(&self, saved: SavedDatabase) -> Result<(), DatabaseError> {
-        let config = peers_sync::Config { author: self.id(), key: saved.sealed.then(|| *self.shared.storage_key), ..peers_sync::Config::default() };
+        let config =
+            peers_sync::Config { author: self.id(), key: saved.sealed.then(|| *self.shared.storage_key), ..peers_sync::Config::default() };
         let path = PathBuf::from(&saved.path);
         let file = path.clone();
         let opened = tokio::task::spawn_blocking(move || Replica::open(&file, config)).await.map_err(|_| DatabaseError::Busy)??;
@@ -458,7 +478,8 @@ impl Database {
         let open = || {
             let connection = Connection::open(&self.path)?;
             if self.sealed {
-                let hex: Zeroizing<String> = self.node.shared.storage_key.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+                let hex: Zeroizing<String> =
+                    self.node.shared.storage_key.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
                 connection.execute_batch(&format!("PRAGMA key = \"x'{}'\"", *hex))?;
             }
             connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -476,14 +497,18 @@ impl Database {
         let (id, name, path, sealed) = (self.id, self.name.clone(), self.path.clone(), self.sealed);
         let others = self.node.call(move |driver, _, _| {
             let own = driver.stack.id();
-            let devices: Vec<PeerId> = driver.stack.account().user().devices().map(|device| device.id).filter(|device| *device != own).collect();
+            let devices: Vec<PeerId> =
+                driver.stack.account().user().devices().map(|device| device.id).filter(|device| *device != own).collect();
             (devices, driver.databases.get(&id).and_then(DatabaseThread::trouble))
         });
         let (devices, trouble) = others.await?;
-        let status = self.with_replica(move |replica, _| replica.status().map(|status| (status, devices.iter().map(|peer| replica.in_step(*peer)).collect::<Vec<_>>(), devices)));
+        let status = self.with_replica(move |replica, _| {
+            replica.status().map(|status| (status, devices.iter().map(|peer| replica.in_step(*peer)).collect::<Vec<_>>(), devices))
+        });
         let (status, in_step, devices) = status.await??;
         let pending = status.tables.iter().map(|table| table.pending).sum();
-        let tables = status.tables.into_iter().map(|table| TableStatus { name: table.name, rows: table.rows, parked: table.parked }).collect();
+        let tables =
+            status.tables.into_iter().map(|table| TableStatus { name: table.name, rows: table.rows, parked: table.parked }).collect();
         let devices = devices.into_iter().zip(in_step).map(|(id, in_step)| DeviceSync { id, in_step }).collect();
         Ok(DatabaseStatus { id, name, path: Some(path), sealed, tables, pending, devices, trouble })
     }
@@ -501,7 +526,10 @@ impl Database {
         Changes { database: self.id, receiver: self.node.shared.events.subscribe() }
     }
 
-    async fn with_replica<T: Send + 'static>(&self, work: impl FnOnce(&mut Replica, Timestamp) -> T + Send + 'static) -> Result<T, DatabaseError> {
+    async fn with_replica<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Replica, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, DatabaseError> {
         let (sender, receiver) = oneshot::channel();
         let id = self.id;
         self.node

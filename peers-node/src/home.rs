@@ -31,7 +31,9 @@ impl Home {
                 .filter(|path| path.is_absolute())
                 .or_else(|| variable("HOME").map(|home| home.join(fallback)))
                 .map(|path| path.join("peers"))
-                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("set PEERS_HOME, {name} or HOME: there is no folder to keep state in")))
+                .ok_or_else(|| {
+                    io::Error::new(io::ErrorKind::NotFound, format!("set PEERS_HOME, {name} or HOME: there is no folder to keep state in"))
+                })
         };
         Ok(Self {
             config: folder("XDG_CONFIG_HOME", ".config")?,

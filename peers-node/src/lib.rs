@@ -28,5 +28,6 @@ pub use sockets::BindError;
 pub use stack::{Config, DatabaseInput, Event, Stack, Stats, TopicMessage};
 pub use store::StoreError;
 pub use types::{
-    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, Linked, Mail, Message, NodeEvent, PeerStatus, Status, TableStatus, TopicStatus, UserStatus,
+    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, Linked, Mail, Message, NodeEvent, PeerStatus, Status, TableStatus, TopicStatus,
+    UserStatus,
 };

@@ -17,7 +17,9 @@ pub enum LinkFailure {
     #[error(transparent)]
     Refused(#[from] LinkRefusal),
     /// Nobody answered.
-    #[error("no device answers to this code: check that the other device still shows it, and that both have a peer in common or are on one network")]
+    #[error(
+        "no device answers to this code: check that the other device still shows it, and that both have a peer in common or are on one network"
+    )]
     Nobody,
     /// The device cannot be added to the user.
     #[error("the device cannot be added: {0}")]
@@ -63,7 +65,8 @@ impl Stack {
         if self.account.user().devices().count() > 1 {
             return Err("this device is linked to others already: link the other one from here, or start with an empty PEERS_HOME");
         }
-        let (acceptor, hello) = Acceptor::new(code, &self.key, name, wall, &mut self.rng).map_err(|_| "the name of this device is empty or too long")?;
+        let (acceptor, hello) =
+            Acceptor::new(code, &self.key, name, wall, &mut self.rng).map_err(|_| "the name of this device is empty or too long")?;
         let topic = code.rendezvous();
         self.begin_linking(now, wall, code, Side::Acceptor { acceptor: Box::new(acceptor), answered: false }, PATIENCE);
         self.say_link(now, wall, &topic, &hello);
@@ -108,7 +111,14 @@ impl Stack {
         }
     }
 
-    fn on_step<T>(&mut self, now: Instant, wall: Timestamp, topic: &TopicKey, step: LinkStep<T>, done: fn(&mut Self, Instant, Timestamp, &TopicKey, T)) {
+    fn on_step<T>(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        topic: &TopicKey,
+        step: LinkStep<T>,
+        done: fn(&mut Self, Instant, Timestamp, &TopicKey, T),
+    ) {
         match step {
             LinkStep::Reply(reply) => self.say_link(now, wall, topic, &reply),
             LinkStep::Done(outcome) => done(self, now, wall, topic, outcome),

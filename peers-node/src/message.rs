@@ -17,6 +17,8 @@ pub(crate) enum PeerMessage {
     Mail(MailBody),
     /// A message of the conversation about one database.
     Database { database: DatabaseId, message: Bytes },
+    /// The sender keeps the database open from now on, or no longer.
+    Open { database: DatabaseId, open: bool },
 }
 
 /// What a mail topic carries, and what goes directly to a peer that is connected.
@@ -55,6 +57,9 @@ impl PeerMessage {
             Self::Database { database, message } => {
                 writer.u8(2).bytes(&database.0).bytes(message);
             }
+            Self::Open { database, open } => {
+                writer.u8(if *open { 3 } else { 4 }).bytes(&database.0);
+            }
         }
         writer.finish().into()
     }
@@ -68,6 +73,7 @@ impl PeerMessage {
             }
             1 => Self::Mail(MailBody::read(&mut reader)?),
             2 => Self::Database { database: DatabaseId(reader.array()?), message: bytes.slice_ref(reader.rest()) },
+            kind @ (3 | 4) => Self::Open { database: DatabaseId(reader.array()?), open: kind == 3 },
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -137,6 +143,8 @@ mod tests {
             PeerMessage::Mail(MailBody::Letter(letter)),
             PeerMessage::Mail(MailBody::Receipt([4; 16])),
             PeerMessage::Database { database: DatabaseId([5; 32]), message: Bytes::from_static(b"hello") },
+            PeerMessage::Open { database: DatabaseId([5; 32]), open: true },
+            PeerMessage::Open { database: DatabaseId([6; 32]), open: false },
         ] {
             assert_eq!(PeerMessage::decode(&message.encode()), Ok(message));
         }

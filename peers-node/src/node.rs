@@ -90,7 +90,9 @@ pub enum OpenError {
     #[error(transparent)]
     State(#[from] StoreError),
     /// What the state file holds cannot be read.
-    #[error("the state file holds {what} that this version cannot read: restore a backup, or move {path} away to start with an empty state")]
+    #[error(
+        "the state file holds {what} that this version cannot read: restore a backup, or move {path} away to start with an empty state"
+    )]
     Damaged {
         /// Which part.
         what: &'static str,
@@ -175,7 +177,8 @@ impl Node {
         let lock = lock(home)?;
         let (key_path, passphrase) = (home.key_file(), options.passphrase.clone());
         let keys = tokio::task::spawn_blocking(move || KeyFile::open_or_create(&key_path, passphrase.as_bytes(), &mut rand::rng())).await;
-        let keys = keys.map_err(|error| OpenError::Home { path: home.key_file().display().to_string(), source: std::io::Error::other(error) })??;
+        let keys =
+            keys.map_err(|error| OpenError::Home { path: home.key_file().display().to_string(), source: std::io::Error::other(error) })??;
         let storage_key = Zeroizing::new(*keys.storage_key());
         let store = Arc::new(Store::open(&home.state_file(), &storage_key)?);
         let clock = Arc::new(Clock::new());
@@ -183,7 +186,8 @@ impl Node {
 
         let damaged = |what| OpenError::Damaged { what, path: home.state_file().display().to_string() };
         let saved = store.run(Saved::load).await.map_err(|_| damaged("tables"))?;
-        let sockets = Sockets::bind(&with_last_port(&options.listen, saved.port), options.lan).or_else(|_| Sockets::bind(&options.listen, options.lan))?;
+        let sockets = Sockets::bind(&with_last_port(&options.listen, saved.port), options.lan)
+            .or_else(|_| Sockets::bind(&options.listen, options.lan))?;
 
         let (now, wall) = clock.now();
         let device = keys.device_key().clone();
@@ -205,7 +209,15 @@ impl Node {
 
         let (commands, queue) = mpsc::channel(MAX_COMMANDS);
         let (events, _) = broadcast::channel(MAX_EVENTS);
-        let driver = Driver::new(Parts { stack, store: Arc::clone(&store), clock: Arc::clone(&clock), sockets, commands: queue, events: events.clone(), labels });
+        let driver = Driver::new(Parts {
+            stack,
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            sockets,
+            commands: queue,
+            events: events.clone(),
+            labels,
+        });
         driver.store_account(|stored| {
             if let Err(error) = stored {
                 tracing::error!("the account could not be stored: {error}");
@@ -213,7 +225,8 @@ impl Node {
         });
         driver.remember_port();
         let driver = tokio::spawn(driver.run());
-        let shared = Shared { id, name: device_name, storage_key, commands, store, clock, events, driver: Some(driver).into(), _lock: lock };
+        let shared =
+            Shared { id, name: device_name, storage_key, commands, store, clock, events, driver: Some(driver).into(), _lock: lock };
         let node = Self { shared: Arc::new(shared) };
         node.resume_databases(saved.databases).await;
         Ok(node)
@@ -273,7 +286,11 @@ impl Node {
     pub async fn labelled_topic(&self, label: &str, key: &TopicKey) -> Result<Topic, Closed> {
         let (id, label) = (key.id(), label.to_owned());
         let (seed, stored) = (Zeroizing::new(*key.seed()), label.clone());
-        let _ = self.shared.store.run(move |c| c.execute("INSERT OR REPLACE INTO topic VALUES (?1, ?2, ?3)", params![id.0, stored, seed.as_slice()])).await;
+        let _ = self
+            .shared
+            .store
+            .run(move |c| c.execute("INSERT OR REPLACE INTO topic VALUES (?1, ?2, ?3)", params![id.0, stored, seed.as_slice()]))
+            .await;
         let (kept, name) = (key.clone(), label.clone());
         self.call(move |driver, now, wall| {
             let read = kept.read_key();
@@ -301,7 +318,11 @@ impl Node {
     /// [`Closed`].
     pub async fn joined_topic(&self, label: &str) -> Result<Option<Topic>, Closed> {
         let wanted = label.to_owned();
-        let found = self.call(move |driver, _, _| driver.labels.iter().find(|(_, (label, _))| *label == wanted).map(|(id, (_, key))| (*id, key.clone()))).await?;
+        let found = self
+            .call(move |driver, _, _| {
+                driver.labels.iter().find(|(_, (label, _))| *label == wanted).map(|(id, (_, key))| (*id, key.clone()))
+            })
+            .await?;
         Ok(found.map(|(id, key)| Topic { node: self.clone(), id, label: label.to_owned(), key }))
     }
 
@@ -318,7 +339,9 @@ impl Node {
         let letter = Letter { id, created: self.shared.clock.now().1, name: name.map(str::to_owned), body };
         let encoded = crate::message::MailBody::Letter(letter.clone()).encode();
         let created = letter.created;
-        let outbox = move |c: &Connection| c.execute("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4)", params![id, to.0, created.0.cast_signed(), encoded]);
+        let outbox = move |c: &Connection| {
+            c.execute("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4)", params![id, to.0, created.0.cast_signed(), encoded])
+        };
         self.shared.store.run(outbox).await.map_err(PublishError::State)?;
         let (sender, state) = watch::channel(LetterState::Queued);
         self.call(move |driver, now, wall| {
@@ -381,7 +404,10 @@ impl Node {
     }
 
     /// Runs `work` on the driver and gives its result.
-    pub(crate) async fn call<T: Send + 'static>(&self, work: impl FnOnce(&mut Driver, Instant, Timestamp) -> T + Send + 'static) -> Result<T, Closed> {
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Driver, Instant, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, Closed> {
         let (sender, receiver) = oneshot::channel();
         let command: Command = Box::new(move |driver, now, wall| {
             let _ = sender.send(work(driver, now, wall));
@@ -424,7 +450,11 @@ impl Driver {
             path: describe(&peer.path),
             rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
         });
-        let topics = self.labels.iter().map(|(id, (label, _))| TopicStatus { label: label.clone(), id: *id, messages: counts.get(id).copied().unwrap_or(0) });
+        let topics = self.labels.iter().map(|(id, (label, _))| TopicStatus {
+            label: label.clone(),
+            id: *id,
+            messages: counts.get(id).copied().unwrap_or(0),
+        });
         let stats = self.stack.stats();
         Status {
             id: own,
@@ -479,15 +509,24 @@ impl Saved {
         Ok(Self {
             account: optional(account)?,
             port: optional(port)?,
-            topics: all("SELECT label, seed FROM topic")?.query_map([], |row| Ok((row.get(0)?, Zeroizing::new(row.get(1)?))))?.collect::<Result<_, _>>()?,
-            contacts: all("SELECT id, established FROM contact")?.query_map([], |row| Ok((PeerId(row.get(0)?), row.get(1)?)))?.collect::<Result<_, _>>()?,
-            peers: (all("SELECT id, address FROM peer ORDER BY seen DESC LIMIT 32")?.query_map([], |row| Ok((PeerId(row.get(0)?), row.get::<_, String>(1)?)))?)
-                .filter_map(|row| row.map(|(id, address)| Some((id, address.parse().ok()?))).transpose())
+            topics: all("SELECT label, seed FROM topic")?
+                .query_map([], |row| Ok((row.get(0)?, Zeroizing::new(row.get(1)?))))?
                 .collect::<Result<_, _>>()?,
+            contacts: all("SELECT id, established FROM contact")?
+                .query_map([], |row| Ok((PeerId(row.get(0)?), row.get(1)?)))?
+                .collect::<Result<_, _>>()?,
+            peers: (all("SELECT id, address FROM peer ORDER BY seen DESC LIMIT 32")?
+                .query_map([], |row| Ok((PeerId(row.get(0)?), row.get::<_, String>(1)?)))?)
+            .filter_map(|row| row.map(|(id, address)| Some((id, address.parse().ok()?))).transpose())
+            .collect::<Result<_, _>>()?,
             packets: all("SELECT bytes FROM packet")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?,
-            outbox: all("SELECT recipient, letter FROM outbox ORDER BY created")?.query_map([], |row| Ok((PeerId(row.get(0)?), row.get(1)?)))?.collect::<Result<_, _>>()?,
+            outbox: all("SELECT recipient, letter FROM outbox ORDER BY created")?
+                .query_map([], |row| Ok((PeerId(row.get(0)?), row.get(1)?)))?
+                .collect::<Result<_, _>>()?,
             databases: all("SELECT id, name, path, sealed FROM database")?
-                .query_map([], |row| Ok(SavedDatabase { id: DatabaseId(row.get(0)?), name: row.get(1)?, path: row.get(2)?, sealed: row.get(3)? }))?
+                .query_map([], |row| {
+                    Ok(SavedDatabase { id: DatabaseId(row.get(0)?), name: row.get(1)?, path: row.get(2)?, sealed: row.get(3)? })
+                })?
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -533,7 +572,9 @@ fn message_counts(c: &Connection) -> rusqlite::Result<BTreeMap<TopicId, u64>> {
 }
 
 fn load_mail(c: &Connection, limit: usize) -> rusqlite::Result<Vec<Mail>> {
-    let mut statement = c.prepare("SELECT * FROM (SELECT position, id, sender, created, name, body FROM mail ORDER BY position DESC LIMIT ?1) ORDER BY position")?;
+    let mut statement = c.prepare(
+        "SELECT * FROM (SELECT position, id, sender, created, name, body FROM mail ORDER BY position DESC LIMIT ?1) ORDER BY position",
+    )?;
     let rows = statement.query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
         let id: LetterId = row.get(1)?;
         Ok(Mail {

@@ -174,6 +174,10 @@ pub struct Stats {
 #[derive(Debug)]
 struct Peer {
     transport: Transport,
+    /// It is a device of the user and knows that we are: it has told us of its account in this session.
+    greeted: bool,
+    /// Databases that it keeps open.
+    databases: BTreeSet<DatabaseId>,
 }
 
 /// A whole node. Give it one input, then drain [`Stack::poll_transmit`] and [`Stack::poll_event`] to `None`, then sleep until [`Stack::poll_timeout`].
@@ -279,7 +283,13 @@ impl Stack {
     ///
     /// # Errors
     /// [`peers_nat::ConnectError`] if it is this device itself, or too many are sought.
-    pub fn connect(&mut self, now: Instant, wall: Timestamp, peer: PeerId, addresses: &[SocketAddr]) -> Result<(), peers_nat::ConnectError> {
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        peer: PeerId,
+        addresses: &[SocketAddr],
+    ) -> Result<(), peers_nat::ConnectError> {
         self.agent.connect(now, wall, peer, addresses)?;
         self.settle(now, wall);
         Ok(())
@@ -311,7 +321,10 @@ impl Stack {
             let topic = self.account.database_topic(database).read_key();
             self.follow(now, wall, topic, crate::topics::Purpose::Database(database));
             for peer in self.connected_devices() {
-                self.events.push_back(Event::Database { database, input: DatabaseInput::PeerConnected(peer) });
+                self.send_to(peer, &PeerMessage::Open { database, open: true });
+                if self.peers.get(&peer).is_some_and(|peer| peer.databases.contains(&database)) {
+                    self.events.push_back(Event::Database { database, input: DatabaseInput::PeerConnected(peer) });
+                }
             }
         }
         self.settle(now, wall);
@@ -321,6 +334,9 @@ impl Stack {
     pub fn close_database(&mut self, now: Instant, wall: Timestamp, database: DatabaseId) {
         if self.databases.remove(&database) {
             self.unfollow(now, self.account.database_topic(database).id());
+            for peer in self.connected_devices() {
+                self.send_to(peer, &PeerMessage::Open { database, open: false });
+            }
         }
         self.settle(now, wall);
     }
@@ -376,7 +392,10 @@ impl Stack {
     /// When [`Stack::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let transports = self.peers.values().filter_map(|peer| peer.transport.poll_timeout()).min();
-        [self.agent.poll_timeout(), self.cache.poll_timeout(), transports, self.topics.next_repair(), self.link_deadline()].into_iter().flatten().min()
+        [self.agent.poll_timeout(), self.cache.poll_timeout(), transports, self.topics.next_repair(), self.link_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Moves everything between the layers until none has anything to say.
@@ -429,34 +448,24 @@ impl Stack {
     }
 
     fn on_connected(&mut self, now: Instant, wall: Timestamp, peer: PeerId, path: Path) {
-        let known = self.peers.insert(peer, Peer { transport: Transport::new(now, self.transport_config.clone(), self.rng.random()) }).is_some();
+        // A session that replaces another begins anew: nothing of the old one is on its way any more.
+        self.on_disconnected(now, wall, peer);
+        let transport = Transport::new(now, self.transport_config.clone(), self.rng.random());
+        self.peers.insert(peer, Peer { transport, greeted: false, databases: BTreeSet::new() });
         self.cache.peer_connected(now, peer);
         self.tell_rtt(peer);
         self.events.push_back(Event::Connected { peer, path });
         if self.account.has_device(peer) {
-            self.send_account(peer);
-            for database in self.databases.clone() {
-                if known {
-                    self.events.push_back(Event::Database { database, input: DatabaseInput::PeerDisconnected(peer) });
-                }
-                self.events.push_back(Event::Database { database, input: DatabaseInput::PeerConnected(peer) });
-            }
-        }
-        if known {
-            self.repost_mail(now, wall, peer);
+            self.greet(peer);
         }
     }
 
     fn on_disconnected(&mut self, now: Instant, wall: Timestamp, peer: PeerId) {
-        if self.peers.remove(&peer).is_none() {
-            return;
-        }
+        let Some(gone) = self.peers.remove(&peer) else { return };
         self.cache.peer_disconnected(now, peer);
         self.events.push_back(Event::Disconnected { peer });
-        if self.account.has_device(peer) {
-            for database in &self.databases {
-                self.events.push_back(Event::Database { database: *database, input: DatabaseInput::PeerDisconnected(peer) });
-            }
+        for database in gone.databases.intersection(&self.databases) {
+            self.events.push_back(Event::Database { database: *database, input: DatabaseInput::PeerDisconnected(peer) });
         }
         self.repost_mail(now, wall, peer);
     }
@@ -509,9 +518,14 @@ impl Stack {
     fn on_message(&mut self, now: Instant, wall: Timestamp, from: PeerId, message: &Bytes) {
         let trusted = self.account.has_device(from);
         match PeerMessage::decode(message) {
-            Ok(PeerMessage::Account { user, catalogue }) if trusted => self.on_account(now, wall, &user, &catalogue),
+            Ok(PeerMessage::Account { user, catalogue }) if trusted => {
+                self.on_account(now, wall, &user, &catalogue);
+                self.on_greeting(from);
+            }
+            Ok(PeerMessage::Open { database, open }) if trusted => self.on_open(from, database, open),
             Ok(PeerMessage::Mail(mail)) => self.on_mail(now, wall, from, mail),
             Ok(PeerMessage::Database { database, message }) if trusted => {
+                // One that was closed a moment ago may still be written about.
                 if self.databases.contains(&database) {
                     self.events.push_back(Event::Database { database, input: DatabaseInput::Message { from, message } });
                 }
@@ -536,9 +550,10 @@ impl Stack {
     pub(crate) fn send_to(&mut self, to: PeerId, message: &PeerMessage) -> bool {
         let Some(peer) = self.peers.get_mut(&to) else { return false };
         let lane = match message {
-            PeerMessage::Database { .. } => Lane::Bulk,
             PeerMessage::Mail(MailBody::Letter(letter)) if letter.body.len() > MAX_INTERACTIVE_LETTER => Lane::Bulk,
-            PeerMessage::Account { .. } | PeerMessage::Mail(_) => Lane::Interactive,
+            PeerMessage::Mail(_) => Lane::Interactive,
+            // One lane, as their order matters: who we are, which databases, what they say.
+            PeerMessage::Account { .. } | PeerMessage::Open { .. } | PeerMessage::Database { .. } => Lane::Bulk,
         };
         self.busy.insert(to);
         let queued = peer.transport.send(lane, message.encode()).is_ok();
@@ -562,6 +577,36 @@ impl Stack {
     fn send_account(&mut self, to: PeerId) {
         let message = PeerMessage::Account { user: self.account.user.encode().into(), catalogue: self.account.catalogue.clone() };
         self.send_to(to, &message);
+    }
+
+    /// Tells a device of the user of the account and of the databases that are open here.
+    fn greet(&mut self, device: PeerId) {
+        self.send_account(device);
+        for database in self.databases.clone() {
+            self.send_to(device, &PeerMessage::Open { database, open: true });
+        }
+    }
+
+    /// The first word of a device in a session: what we said before, it may have refused, not knowing yet that we are of one user.
+    fn on_greeting(&mut self, from: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&from)
+            && !core::mem::replace(&mut peer.greeted, true)
+        {
+            self.greet(from);
+        }
+    }
+
+    fn on_open(&mut self, from: PeerId, database: DatabaseId, open: bool) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let input = match open {
+            true if peer.databases.len() >= crate::account::MAX_DATABASES => return,
+            true if peer.databases.insert(database) => DatabaseInput::PeerConnected(from),
+            false if peer.databases.remove(&database) => DatabaseInput::PeerDisconnected(from),
+            _ => return,
+        };
+        if self.databases.contains(&database) {
+            self.events.push_back(Event::Database { database, input });
+        }
     }
 
     /// Another device of the user tells what it knows of the account.
@@ -609,10 +654,7 @@ impl Stack {
             self.add_contact(now, wall, device, true);
             let _ = self.agent.connect(now, wall, device, &[]);
             if self.is_connected(device) {
-                self.send_account(device);
-                for database in &self.databases {
-                    self.events.push_back(Event::Database { database: *database, input: DatabaseInput::PeerConnected(device) });
-                }
+                self.greet(device);
             }
         }
     }

@@ -62,7 +62,10 @@ impl Store {
     }
 
     /// Runs `job` and gives its result once it is on disk.
-    pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> rusqlite::Result<T> {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> rusqlite::Result<T> {
         let (sender, receiver) = oneshot::channel();
         self.submit(Box::new(move |connection| {
             let value = job(connection);
@@ -154,7 +157,11 @@ fn connect(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
         return Err(StoreError::Newer { path: path.display().to_string(), found: version, known: FORMAT });
     }
     // FULL: what is acknowledged survives a power cut, not only the death of the process.
-    connection.execute_batch(&format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")).map_err(failed)?;
+    connection
+        .execute_batch(&format!(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
+        ))
+        .map_err(failed)?;
     Ok(connection)
 }
 
@@ -169,10 +176,16 @@ fn private_file(path: &Path) -> std::io::Result<()> {
 
 fn remedy(error: &rusqlite::Error) -> &'static str {
     match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => "the file is damaged or belongs to another key file: put back the right one, or move it away to start with an empty state",
+        Some(rusqlite::ErrorCode::NotADatabase) => {
+            "the file is damaged or belongs to another key file: put back the right one, or move it away to start with an empty state"
+        }
         Some(rusqlite::ErrorCode::DiskFull) => "free space on the disk and try again; nothing acknowledged is lost",
-        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => "another program has it open: close that and try again",
-        Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied | rusqlite::ErrorCode::CannotOpen) => "make the file and its folder writable for you",
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+            "another program has it open: close that and try again"
+        }
+        Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied | rusqlite::ErrorCode::CannotOpen) => {
+            "make the file and its folder writable for you"
+        }
         _ => "check the file and the disk",
     }
 }

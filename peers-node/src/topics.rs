@@ -80,7 +80,14 @@ impl Stack {
     ///
     /// # Errors
     /// [`SealError`] if `body` is larger than a message may be.
-    pub fn publish_for(&mut self, now: Instant, wall: Timestamp, topic: &TopicKey, body: &[u8], lifetime: u16) -> Result<PacketId, SealError> {
+    pub fn publish_for(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        topic: &TopicKey,
+        body: &[u8],
+        lifetime: u16,
+    ) -> Result<PacketId, SealError> {
         let followed = self.topics.followed.get_mut(&topic.id());
         let previous = followed.as_ref().map_or(Link::NONE, |followed| followed.last);
         let draft = Draft { created: wall, lifetime, previous, postage: MAX_POSTAGE };
@@ -168,7 +175,8 @@ impl Stack {
         reassembly.expire(now);
         // A message that still grows is on its way: only one that stalls is asked for.
         let stalled = reassembly.progress().filter(|progress| progress.last + REPAIR_AFTER <= now).map(|progress| progress.head);
-        let missing: Vec<PacketId> = stalled.collect::<Vec<_>>().iter().flat_map(|head| reassembly.missing(head, MAX_REQUESTS)).take(MAX_REQUESTS).collect();
+        let missing: Vec<PacketId> =
+            stalled.collect::<Vec<_>>().iter().flat_map(|head| reassembly.missing(head, MAX_REQUESTS)).take(MAX_REQUESTS).collect();
         self.topics.repair_at = reassembly.progress().next().is_some().then(|| now + REPAIR_AFTER);
         for id in missing {
             self.cache.request(now, wall, id);

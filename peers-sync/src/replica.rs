@@ -281,6 +281,12 @@ impl Replica {
         } else {
             Applied { rows: self.merge(wall, changes)?, waiting: false }
         };
+        // Whoever wrote a change has it: it may have come through others, and then its author has no reason to say so.
+        let author = changes.origin().peer;
+        if let Some(peer) = self.peers.get_mut(&author) {
+            peer.theirs.raise(changes.origin(), changes.last().whole());
+            self.compare(author);
+        }
         self.tell_changes();
         Ok(applied)
     }

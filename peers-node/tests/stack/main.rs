@@ -80,7 +80,9 @@ fn a_letter_to_someone_offline_waits_with_a_stranger() {
     net.connect(1, 2);
     net.run_secs(5);
     let from = net.id(0);
-    assert!(net.events(1).any(|event| matches!(event, Event::Mail { from: sender, letter } if *sender == from && letter.body == "see you")));
+    assert!(
+        net.events(1).any(|event| matches!(event, Event::Mail { from: sender, letter } if *sender == from && letter.body == "see you"))
+    );
     // The receipt waits likewise, for the sender.
     net.with(1, |stack, now, wall| stack.acknowledge(now, wall, from, [6; 16]));
     net.run_secs(3);

@@ -40,7 +40,18 @@ impl Net {
             })
             .collect();
         let events = vec![Vec::new(); nodes];
-        Self { start, now: Duration::ZERO, stacks, events, paused: HashSet::new(), flying: BinaryHeap::new(), datagrams: BTreeMap::new(), sent: 0, loss: 0.0, rng }
+        Self {
+            start,
+            now: Duration::ZERO,
+            stacks,
+            events,
+            paused: HashSet::new(),
+            flying: BinaryHeap::new(),
+            datagrams: BTreeMap::new(),
+            sent: 0,
+            loss: 0.0,
+            rng,
+        }
     }
 
     pub(crate) fn id(&self, node: usize) -> PeerId {
@@ -92,7 +103,9 @@ impl Net {
     pub(crate) fn run_secs(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
         loop {
-            let timers = (0..self.stacks.len()).filter(|node| !self.paused.contains(node)).filter_map(|node| Some((self.stacks[node].poll_timeout()?, node)));
+            let timers = (0..self.stacks.len())
+                .filter(|node| !self.paused.contains(node))
+                .filter_map(|node| Some((self.stacks[node].poll_timeout()?, node)));
             let timer = timers.min().map(|(at, node)| (at.saturating_duration_since(self.start).max(self.now), node));
             let arrival = self.flying.peek().map(|Reverse((at, _))| *at);
             match (timer, arrival) {
