@@ -199,11 +199,11 @@ impl Initiator {
     /// Begins a session with whoever answers; returns the datagram to send. About 10 us.
     ///
     /// `index` and `wall` as for [`Initiator::ik`]. The responder tells its identity first, to anybody; this side's is told to it alone.
-    pub fn xx(key: &DeviceKey, index: u32, wall: Timestamp, rng: &mut impl CryptoRng) -> (Self, Vec<u8>) {
-        Self::xx_offering(offers(), key, index, wall, rng)
+    pub fn xx(_key: &DeviceKey, index: u32, wall: Timestamp, rng: &mut impl CryptoRng) -> (Self, Vec<u8>) {
+        Self::xx_offering(offers(), index, wall, rng)
     }
 
-    fn xx_offering(offers: u8, _key: &DeviceKey, index: u32, wall: Timestamp, rng: &mut impl CryptoRng) -> (Self, Vec<u8>) {
+    fn xx_offering(offers: u8, index: u32, wall: Timestamp, rng: &mut impl CryptoRng) -> (Self, Vec<u8>) {
         let mut state = Symmetric::new(XX, &[PROLOGUE]);
         let mut datagram = header(DatagramKind::XxFirst, &[index], XX_FIRST);
         let ephemeral = write_ephemeral(&mut state, &mut datagram, rng);
@@ -502,4 +502,4 @@ fn choose(common: u8) -> Result<Cipher, HandshakeError> {
 
 #[cfg(test)]
 #[path = "handshake_tests.rs"]
-mod tests;
+pub(crate) mod tests;

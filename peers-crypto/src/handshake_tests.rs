@@ -100,7 +100,7 @@ fn the_fast_cipher_is_agreed_only_where_both_ends_have_it() {
 #[test]
 fn a_third_party_cannot_downgrade_the_cipher_of_xx() {
     let (alice, bob, rng) = (key(1), key(2), &mut rng());
-    let (mut waiting, mut first) = Initiator::xx_offering(BOTH, &alice, 1, WALL, rng);
+    let (mut waiting, mut first) = Initiator::xx_offering(BOTH, 1, WALL, rng);
     first[5 + 32] = Cipher::ChaCha20Poly1305 as u8;
     first.truncate(XX_FIRST - MACS);
     cookie::append_macs(&ANYONE, &mut first);
@@ -497,4 +497,49 @@ proptest! {
         // 33 bytes behind the index are a valid first XX datagram, whatever they are.
         prop_assert!(respond(&bob, &datagram, 2, &[], rng).is_err() || (xx && body.len() == 37));
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The first datagrams of both sides: a short one, an empty one, and the longest.
+fn data_vector(mut pair: Pair) -> serde_json::Value {
+    let plaintexts = [b"hello".to_vec(), Vec::new(), vec![7; MAX_PLAINTEXT]];
+    let mut sealed = |from_initiator: bool| {
+        plaintexts
+            .iter()
+            .map(|plaintext| {
+                let (sender, receiver) =
+                    if from_initiator { (&mut pair.initiator, &mut pair.responder) } else { (&mut pair.responder, &mut pair.initiator) };
+                let mut datagram = Vec::new();
+                sender.seal(plaintext, &mut datagram);
+                assert_eq!(receiver.open(Bytes::from(datagram.clone())).unwrap(), plaintext);
+                serde_json::json!({ "plaintext": hex(plaintext), "datagram": hex(&datagram) })
+            })
+            .collect::<Vec<_>>()
+    };
+    serde_json::json!({ "from_initiator": sealed(true), "from_responder": sealed(false) })
+}
+
+pub(crate) fn ik_vector(cipher: Cipher) -> serde_json::Value {
+    let (alice, bob, rng) = (key(1), key(2), &mut crate::vectors::Steps::new());
+    let (mut waiting, first) = Initiator::ik_offering(BOTH, &alice, bob.id(), 11, WALL, b"early", rng).unwrap();
+    let supported = if cipher == Cipher::Aegis128l { BOTH } else { 1 };
+    let Response::Ik { session, reply, .. } = respond_offering(supported, &bob, &first, 22, b"reply", rng).unwrap() else { panic!("IK") };
+    let finished = waiting.finish(&alice, &reply).unwrap();
+    let data = data_vector(Pair { initiator: finished.session, responder: session });
+    serde_json::json!({ "initiation": hex(&first), "response": hex(&reply), "data": data })
+}
+
+pub(crate) fn xx_vector(cipher: Cipher) -> serde_json::Value {
+    let (alice, bob, rng) = (key(1), key(2), &mut crate::vectors::Steps::new());
+    let (mut waiting, first) = Initiator::xx_offering(BOTH, 11, WALL, rng);
+    let supported = if cipher == Cipher::Aegis128l { BOTH } else { 1 };
+    let Response::Xx { mut pending, reply } = respond_offering(supported, &bob, &first, 22, b"reply", rng).unwrap() else { panic!("XX") };
+    let finished = waiting.finish(&alice, &reply).unwrap();
+    let third = finished.third.unwrap();
+    let (_, responder, _) = pending.finish(&third).unwrap();
+    let data = data_vector(Pair { initiator: finished.session, responder });
+    serde_json::json!({ "first": hex(&first), "second": hex(&reply), "third": hex(&third), "data": data })
 }

@@ -14,6 +14,8 @@ mod sodium;
 mod statement;
 mod topic;
 mod user;
+#[cfg(test)]
+mod vectors;
 
 #[cfg(feature = "bare")]
 #[doc(hidden)]

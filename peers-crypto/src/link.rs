@@ -421,4 +421,4 @@ impl<'a> Message<'a> {
 
 #[cfg(test)]
 #[path = "link_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -254,3 +254,23 @@ proptest! {
         linking.finish();
     }
 }
+
+pub(crate) fn vector() -> serde_json::Value {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let [laptop, phone] = [1, 2].map(|seed| DeviceKey::from_seed(&[seed; 32]));
+    let code = "zoo acid actor zebra".parse().unwrap();
+    let mut user = User::create(&laptop, "Alice", "laptop", WALL).unwrap();
+    let mut inviter = Inviter::new(&code, &laptop, WALL, &mut crate::vectors::Steps::new());
+    let (mut acceptor, hello) = Acceptor::new(&code, &phone, "phone", WALL, &mut crate::vectors::Steps::new()).unwrap();
+    let answer = reply(inviter.handle(WALL, phone.id(), &hello));
+    let proof = reply(acceptor.handle(WALL, laptop.id(), &answer));
+    let newcomer = done(inviter.handle(WALL, phone.id(), &proof));
+    let welcome = newcomer.welcome(&laptop, &mut user, &SECRET, WALL).unwrap();
+    let scalar = hex(&*acceptor.scalar);
+    let welcomed = done(acceptor.handle(WALL, laptop.id(), &welcome));
+    serde_json::json!({
+        "code": "zoo acid actor zebra", "inviter_seed": hex(&[1; 32]), "acceptor_seed": hex(&[2; 32]), "acceptor_name": "phone", "time": WALL.0,
+        "user_secret": hex(&SECRET), "acceptor_scalar": scalar,
+        "hello": hex(&hello), "answer": hex(&answer), "proof": hex(&proof), "welcome": hex(&welcome), "words": welcomed.words,
+    })
+}

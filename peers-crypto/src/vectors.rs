@@ -1,0 +1,185 @@
+//! The test vectors in `vectors/`: that they are what this crate does.
+//!
+//! `PEERS_WRITE_VECTORS=1 cargo test -p peers-crypto vectors` writes them anew.
+
+use core::convert::Infallible;
+
+use peers_wire::{Link, PeerId, Timestamp};
+use rand::{TryCryptoRng, TryRng};
+use serde_json::{Value, json};
+
+use crate::handshake::tests as handshakes;
+use crate::{
+    Action, Cipher, DeviceKey, Domain, Draft, LinkCode, PassphraseCost, Statement, TopicKey, User, consent, derive, hash, keyed_hash, link,
+    open_from, seal_to,
+};
+
+const WALL: Timestamp = Timestamp(1_700_000_000_000);
+
+/// A source of randomness that gives what the vector says: 32 times 0x01, then 32 times 0x02, and so on.
+pub(crate) struct Steps(u32);
+
+impl Steps {
+    pub(crate) const fn new() -> Self {
+        Self(0)
+    }
+}
+
+impl TryRng for Steps {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        for byte in bytes {
+            *byte = (self.0 / 32 + 1).to_le_bytes()[0];
+            self.0 += 1;
+        }
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Steps {}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn key(seed: u8) -> DeviceKey {
+    DeviceKey::from_seed(&[seed; 32])
+}
+
+fn check(name: &str, made: &Value) {
+    let path = format!("{}/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = format!("{made:#}\n");
+    if std::env::var_os("PEERS_WRITE_VECTORS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{name}");
+}
+
+#[test]
+fn keys_are_as_the_vectors_say() {
+    let alice = key(1);
+    check(
+        "keys",
+        &json!({
+            "device": {
+                "seed": hex(&[1; 32]),
+                "id": hex(&alice.id().0),
+                "text": alice.id().to_string(),
+                "x25519": hex(alice.exchange_public()),
+            },
+            "signature": {
+                "domain": "peers link 1",
+                "parts": ["6162", "", "63"],
+                "signed": hex(&crate::keys::signed_message(Domain::LINK, &[b"ab", b"", b"c"])),
+                "signature": hex(&alice.sign(Domain::LINK, &[b"ab", b"", b"c"]).0),
+            },
+            "hash": { "parts": ["6162", "63"], "hash": hex(&hash(&[b"ab", b"c"])) },
+            "keyed_hash": { "key": hex(&[7; 32]), "parts": ["6162", "63"], "hash": hex(&keyed_hash(&[7; 32], &[b"ab", b"c"])) },
+            "derive": { "secret": hex(&[7; 32]), "label": "label", "parts": ["6162", "63"], "key": hex(&derive(&[7; 32], "label", &[b"ab", b"c"])) },
+        }),
+    );
+}
+
+#[test]
+fn sessions_are_as_the_vectors_say() {
+    let cases = [Cipher::ChaCha20Poly1305, Cipher::Aegis128l].map(|cipher| {
+        let name = format!("{cipher:?}");
+        json!({ "cipher": name, "ik": handshakes::ik_vector(cipher), "xx": handshakes::xx_vector(cipher) })
+    });
+    check(
+        "sessions",
+        &json!({
+            "initiator_seed": hex(&[1; 32]), "responder_seed": hex(&[2; 32]),
+            "initiator_ephemeral": hex(&[1; 32]), "responder_ephemeral": hex(&[2; 32]),
+            "initiator_index": 11, "responder_index": 22, "time": WALL.0,
+            "early": hex(b"early"), "reply_payload": hex(b"reply"),
+            "cases": cases,
+        }),
+    );
+}
+
+#[test]
+fn topics_and_sealing_are_as_the_vectors_say() {
+    let (alice, bob) = (key(1), key(2));
+    let topic = |topic: &TopicKey| json!({ "seed": hex(topic.seed()), "id": hex(&topic.id().0), "read_key": hex(topic.read_key().key()) });
+    let written = TopicKey::from_seed([3; 32]);
+    let draft = Draft { created: WALL, lifetime: 60, previous: Link([4; 24]), postage: 16 };
+    let packet = written.seal(&alice, draft, b"hello, world", &mut Steps::new()).unwrap().remove(0);
+    let sealed = seal_to(&alice, bob.id(), b"hello, bob", &mut Steps::new()).unwrap();
+    assert_eq!(open_from(&bob, &sealed).unwrap().0, alice.id());
+    let code: LinkCode = "zoo acid actor zebra".parse().unwrap();
+    check(
+        "topics",
+        &json!({
+            "from_seed": topic(&written),
+            "from_passphrase": { "passphrase": "greetings", "topic": topic(&TopicKey::from_passphrase("greetings")) },
+            "derive": { "secret": hex(&[5; 32]), "label": "notes", "topic": topic(&TopicKey::derive(&[5; 32], "notes")) },
+            "between": { "seeds": [hex(&[1; 32]), hex(&[2; 32])], "topic": topic(&TopicKey::between(&alice, bob.id()).unwrap()) },
+            "inbox": { "peer": hex(&alice.id().0), "topic": topic(&TopicKey::inbox(alice.id())) },
+            "rendezvous": { "code": code.to_string(), "topic": topic(&code.rendezvous()) },
+            "message": {
+                "topic_seed": hex(&[3; 32]), "author_seed": hex(&[1; 32]), "created": WALL.0, "lifetime": 60, "previous": hex(&[4; 24]), "postage": 16,
+                "nonce": hex(&[1; 24]), "body": hex(b"hello, world"), "packet": hex(packet.as_bytes()), "id": hex(&packet.id().0),
+            },
+            "sealed": {
+                "sender_seed": hex(&[1; 32]), "recipient_seed": hex(&[2; 32]), "ephemeral": hex(&[1; 32]), "plaintext": hex(b"hello, bob"), "sealed": hex(&sealed),
+            },
+        }),
+    );
+}
+
+#[test]
+fn users_and_linking_are_as_the_vectors_say() {
+    let [laptop, phone] = [1, 2].map(key);
+    let user = User::create(&laptop, "Alice", "laptop", WALL).unwrap();
+    let create = user.statements().next().unwrap().clone();
+    let parents = || vec![create.id()];
+    let add = Action::AddDevice { device: phone.id(), name: "phone".into(), consent: consent(&phone, laptop.id()) };
+    let revoke = Action::RevokeDevice { device: phone.id(), last: crate::StatementId::NONE, sequence: 300 };
+    let statements = [
+        create.clone(),
+        Statement::sign(&laptop, parents(), WALL.plus(1), add),
+        Statement::sign(&laptop, parents(), WALL.plus(2), revoke),
+        Statement::sign(&laptop, parents(), WALL.plus(3), Action::Rename { name: "Alicia".into() }),
+    ];
+    let shown: Vec<_> =
+        statements.iter().map(|statement| json!({ "bytes": hex(&statement.encode()), "id": hex(&statement.id().0) })).collect();
+    let whole = User::from_statements(statements).unwrap();
+    assert_eq!((whole.name(), whole.devices().count()), ("Alicia", 1));
+    check(
+        "users",
+        &json!({
+            "seeds": { "laptop": hex(&[1; 32]), "phone": hex(&[2; 32]) },
+            "statements": shown,
+            "user": { "id": hex(&user.id().0), "bytes": hex(&whole.encode()) },
+            "linking": link::tests::vector(),
+        }),
+    );
+}
+
+#[test]
+fn a_key_file_is_as_the_vectors_say() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("key");
+    let made = crate::KeyFile::create(&path, b"correct horse", PassphraseCost { passes: 1, memory_kib: 8 }, &mut Steps::new()).unwrap();
+    check(
+        "keyfile",
+        &json!({
+            "passphrase": "correct horse", "id": hex(&PeerId::as_bytes(&made.device_key().id())[..]), "storage_key": hex(made.storage_key()),
+            "file": hex(&std::fs::read(&path).unwrap()),
+        }),
+    );
+}
