@@ -1,4 +1,5 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
 mod account;
 mod clock;
 mod counters;

@@ -59,12 +59,12 @@ impl Stack {
     /// A letter is stored here: its sender is told.
     pub fn acknowledge(&mut self, now: Instant, wall: Timestamp, to: PeerId, id: LetterId) {
         let receipt = MailBody::Receipt(id);
-        if !self.send_to(to, &PeerMessage::Mail(receipt.clone())) {
-            if let Some(contact) = self.mail.contacts.get(&to) {
-                let topic = contact.topic.clone();
-                // Short enough for any message.
-                let _ = self.publish(now, wall, &topic, &receipt.encode());
-            }
+        if !self.send_to(to, &PeerMessage::Mail(receipt.clone()))
+            && let Some(contact) = self.mail.contacts.get(&to)
+        {
+            let topic = contact.topic.clone();
+            // Short enough for any message.
+            let _ = self.publish(now, wall, &topic, &receipt.encode());
         }
         self.settle(now, wall);
     }

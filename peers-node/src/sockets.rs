@@ -250,7 +250,7 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
         if address.is_ipv4() { socket.set_multicast_all_v4(false) } else { socket.set_multicast_all_v6(false) }?;
     } else {
         // More than the system allows is cut down to that.
-        let _ = socket.set_recv_buffer_size(SYSTEM_BUFFER).and(socket.set_send_buffer_size(SYSTEM_BUFFER));
+        let _ = socket.set_recv_buffer_size(SYSTEM_BUFFER).and_then(|()| socket.set_send_buffer_size(SYSTEM_BUFFER));
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -88,7 +88,7 @@ impl Store {
     ) {
         self.submit(Box::new(move |connection| {
             let value = job(connection);
-            Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| done(value.and(committed.map_err(same)))))
+            Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| done(value.and_then(|()| committed.map_err(same)))))
         }));
     }
 

@@ -1,4 +1,5 @@
 //! Whole nodes in one process, on loopback sockets and real disks.
+#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -56,7 +57,9 @@ fn notes(path: &Path) -> Connection {
     connection
 }
 
-fn dump(connection: &Connection) -> Vec<(i64, String, Option<String>, Option<Vec<u8>>)> {
+type Row = (i64, String, Option<String>, Option<Vec<u8>>);
+
+fn dump(connection: &Connection) -> Vec<Row> {
     let mut statement = connection.prepare("SELECT id, title, body, data FROM note ORDER BY id").unwrap();
     statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap().collect::<Result<_, _>>().unwrap()
 }

@@ -1,4 +1,5 @@
 //! Whole stacks on virtual time, in memory: what the layers do together.
+#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 mod net;
 
