@@ -1,5 +1,5 @@
 //! What an agent costs: a datagram through two of them, an idle one, a relayed datagram, a handshake.
-#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 
 use std::collections::VecDeque;
 use std::hint::black_box;

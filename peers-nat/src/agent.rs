@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use peers_crypto::{DatagramKind, DeviceKey, Freshness, Gate, MAX_DATAGRAM, MAX_PLAINTEXT};
+use peers_crypto::{DATA_HEADER, DatagramKind, DeviceKey, Freshness, Gate, MAX_DATAGRAM, MAX_PLAINTEXT};
 use peers_wire::{PeerId, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -19,7 +19,7 @@ use crate::dial::{Discovery, Wanted};
 use crate::exchange::Book;
 use crate::limits::Ledger;
 use crate::paths::Link;
-use crate::peer::Peer;
+use crate::peer::{MAX_TAG, Peer};
 use crate::reflexive::Reflexive;
 use crate::relay::{self, Table};
 use crate::timers::Timers;
@@ -320,20 +320,35 @@ impl Agent {
         if self.transmits.len() >= MAX_TRANSMITS {
             return Err(SendError::Full);
         }
-        let Some(link) = self.peers.get(&peer).filter(|peer| peer.connected()).and_then(|peer| peer.paths.selected()) else {
-            return Err(SendError::NotConnected(peer));
-        };
+        let Some(known) = self.peers.get_mut(&peer).filter(|peer| peer.connected()) else { return Err(SendError::NotConnected(peer)) };
+        let link = known.paths.selected().ok_or(SendError::NoPath(peer))?;
         let mut plaintext = core::mem::take(&mut self.scratch);
         plaintext.clear();
         plaintext.push(control::DATA);
         plaintext.extend_from_slice(data);
-        let sent = self.seal_and_send(now, peer, None, link, &plaintext, false);
+        let sent = match link {
+            // The usual case, with a single look at the peer.
+            Link::Direct(address) => {
+                let mut datagram = Vec::with_capacity(DATA_HEADER + plaintext.len() + MAX_TAG);
+                let sealed = known.seal(now, None, link, &plaintext, false, &mut datagram);
+                if sealed {
+                    if let Some(at) = known.expect(now, true) {
+                        self.timers.set_earlier(Timer::Peer(peer), at);
+                    }
+                    self.push(address, datagram);
+                } else {
+                    self.stats.unsent += 1;
+                }
+                sealed
+            }
+            Link::Relayed { .. } => {
+                let sent = self.seal_and_send(now, peer, None, link, &plaintext, false);
+                self.expect_answer(now, peer, true);
+                sent
+            }
+        };
         self.scratch = plaintext;
-        if !sent {
-            return Err(SendError::NoPath(peer));
-        }
-        self.expect_answer(now, peer, true);
-        Ok(())
+        if sent { Ok(()) } else { Err(SendError::NoPath(peer)) }
     }
 
     /// Takes a datagram that came from `remote`. Anything may be in it: what is not for us is dropped and counted.

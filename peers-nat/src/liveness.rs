@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use peers_crypto::{DATA_HEADER, OpenError, receiver_index};
 use peers_wire::{PeerId, Timestamp};
 use rand::RngExt;
@@ -11,20 +11,16 @@ use rand::RngExt;
 use crate::agent::{Agent, DisconnectReason, Event, Slot, Timer};
 use crate::control::{self, Association, CONTROL, Control, DATA};
 use crate::paths::Link;
-use crate::peer::{Peer, Purpose, Waiting};
+use crate::peer::{MAX_TAG, Peer, Purpose, Waiting};
 use crate::relay;
 use crate::sessions::Heard;
 
-/// How long data, and how long a ping, may go unanswered before a ping follows.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_millis(500));
 /// Pauses between unanswered pings; from then on the last.
 const PING_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// After so many unanswered pings another way to the peer is looked for.
 const REPAIR_PINGS: usize = 3;
 /// Pause between pings that are to prove an address that was heard.
 const PROVE_PAUSE: Duration = Duration::from_millis(300);
-/// Longest tag of a datagram.
-const MAX_TAG: usize = 32;
 
 impl Agent {
     /// A sealed datagram for one of our sessions.
@@ -62,11 +58,13 @@ impl Agent {
             }
         };
         peer.heard = now;
-        peer.paths.heard(now, link, size);
+        let unproven = peer.paths.heard(now, link, size);
         match plaintext.first() {
             Some(&DATA) => {
-                if self.settle(now, id, index, link, true) {
-                    let data = plaintext.slice(1..);
+                // The usual case first: nothing changes.
+                if (!unproven && peer.works(now, index, link)) || self.settle(now, id, index, link, true) {
+                    let mut data = plaintext;
+                    data.advance(1);
                     self.emit(Event::Data { peer: id, data });
                 } else {
                     self.stats.dropped_early += 1;
@@ -78,7 +76,9 @@ impl Agent {
             },
             _ => self.stats.dropped_malformed += 1,
         }
-        self.prove_path(now, id, link);
+        if unproven {
+            self.prove_path(now, id, link);
+        }
     }
 
     fn on_control(&mut self, now: Instant, id: PeerId, index: u32, link: Link, messages: Vec<Control<'_>>) {
@@ -146,18 +146,10 @@ impl Agent {
                 self.on_established(now, id);
             }
         }
-        self.works(id, index, link);
-        self.connected.contains(&id)
-    }
-
-    /// The session `index` was heard by `link`: if both are in use, nothing is waited for any more.
-    fn works(&mut self, id: PeerId, index: u32, link: Link) {
-        if let Some(peer) = self.peers.get_mut(&id)
-            && peer.paths.selected() == Some(link)
-            && peer.sessions.is_current(index)
-        {
-            peer.waiting = None;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.works(now, index, link);
         }
+        self.connected.contains(&id)
     }
 
     /// A session is in use from now on; tells the layer above if it is the first.
@@ -218,7 +210,7 @@ impl Agent {
         if let Some(address) = peer.paths.proven_address() {
             self.book.connected_at(id, address);
         }
-        self.works(id, index, link);
+        peer.works(now, index, link);
         self.tell_path(id);
     }
 
@@ -309,19 +301,10 @@ impl Agent {
                 }
             },
         };
-        let Some(peer) = self.peers.get_mut(&id) else { return false };
-        if !probe && !peer.paths.charge(now, link, size) {
+        let sealed = self.peers.get_mut(&id).is_some_and(|peer| peer.seal(now, index, link, plaintext, probe, &mut datagram));
+        if !sealed {
             self.stats.unsent += 1;
             return false;
-        }
-        let keyed = match index {
-            Some(index) => peer.sessions.get(index),
-            None => peer.sessions.current.as_mut(),
-        };
-        let Some(keyed) = keyed else { return false };
-        keyed.session.seal(plaintext, &mut datagram);
-        if Some(link) == peer.paths.selected() {
-            peer.sent = now;
         }
         self.push(destination, datagram);
         true
@@ -329,15 +312,8 @@ impl Agent {
 
     /// Something was sent that the peer should answer; `data`: of the layer above.
     pub(crate) fn expect_answer(&mut self, now: Instant, id: PeerId, data: bool) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        match &mut peer.waiting {
-            Some(waiting) => waiting.data |= data,
-            None => {
-                let patience = if data { PATIENCE.0 } else { PATIENCE.1 };
-                let patience = patience.max(peer.paths.rtt().map_or(patience, |rtt| rtt * 2));
-                peer.waiting = Some(Waiting { since: now, pings: 0, next: now + patience, data });
-                self.timers.set_earlier(Timer::Peer(id), now + patience);
-            }
+        if let Some(at) = self.peers.get_mut(&id).and_then(|peer| peer.expect(now, data)) {
+            self.timers.set_earlier(Timer::Peer(id), at);
         }
     }
 

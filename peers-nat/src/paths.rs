@@ -112,13 +112,15 @@ impl Paths {
         self.direct.iter().any(|direct| direct.address == address && direct.proven)
     }
 
-    /// An authenticated datagram of `bytes` came by `link`.
-    pub(crate) fn heard(&mut self, now: Instant, link: Link, bytes: usize) {
+    /// An authenticated datagram of `bytes` came by `link`; returns whether that is an address that is not proven.
+    pub(crate) fn heard(&mut self, now: Instant, link: Link, bytes: usize) -> bool {
+        let mut unproven = false;
         match link {
             Link::Direct(address) => {
                 let direct = self.direct_mut(now, address);
                 direct.heard = now;
-                if !direct.proven {
+                unproven = !direct.proven;
+                if unproven {
                     direct.credit = direct.credit.saturating_add(AMPLIFICATION * bytes);
                 }
             }
@@ -129,6 +131,7 @@ impl Paths {
             let usable = self.usable(now).next();
             self.select(usable.unwrap_or(link));
         }
+        unproven
     }
 
     /// Whether `bytes` may be sent by `link` now; if so, they are counted.

@@ -1,10 +1,10 @@
 //! What an agent knows of one peer.
 
 use core::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use peers_crypto::Initiator;
+use peers_crypto::{DATA_HEADER, Initiator};
 use peers_wire::PeerId;
 
 use crate::control::{Association, Token};
@@ -12,6 +12,10 @@ use crate::limits::Bucket;
 use crate::paths::{Link, Paths};
 use crate::sessions::Sessions;
 
+/// How long data, and how long a ping, may go unanswered before a ping follows.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_millis(500));
+/// Longest tag of a datagram.
+pub(crate) const MAX_TAG: usize = 32;
 /// Introductions that one peer may ask for at once, and per second in the long run.
 const INTRODUCTIONS: (u32, u32) = (64, 8);
 /// Requests for a sample of our peers that one peer may make at once, and per second in the long run.
@@ -114,6 +118,45 @@ impl Peer {
     /// The layer above knows of the connection.
     pub(crate) const fn connected(&self) -> bool {
         self.told.is_some()
+    }
+
+    /// Seals on the session `index`, or the one in use, for `link`, and appends the datagram to `out`; returns whether that may be sent now. `probe`: to an address whatever it has
+    /// proven.
+    pub(crate) fn seal(&mut self, now: Instant, index: Option<u32>, link: Link, plaintext: &[u8], probe: bool, out: &mut Vec<u8>) -> bool {
+        if !probe && !self.paths.charge(now, link, DATA_HEADER + plaintext.len() + MAX_TAG) {
+            return false;
+        }
+        let keyed = match index {
+            Some(index) => self.sessions.get(index),
+            None => self.sessions.current.as_mut(),
+        };
+        let Some(keyed) = keyed else { return false };
+        keyed.session.seal(plaintext, out);
+        if Some(link) == self.paths.selected() {
+            self.sent = now;
+        }
+        true
+    }
+
+    /// Something was sent that should be answered; `data`: of the layer above. Returns when to look whether it was, if nothing else is waited for.
+    pub(crate) fn expect(&mut self, now: Instant, data: bool) -> Option<Instant> {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.data |= data;
+            return None;
+        }
+        let patience = if data { PATIENCE.0 } else { PATIENCE.1 };
+        let patience = patience.max(self.paths.rtt().map_or(patience, |rtt| rtt * 2));
+        self.waiting = Some(Waiting { since: now, pings: 0, next: now + patience, data });
+        Some(now + patience)
+    }
+
+    /// The session `index` was heard by `link`. If both are in use, nothing is waited for any more; returns whether they are, and the layer above knows.
+    pub(crate) fn works(&mut self, now: Instant, index: u32, link: Link) -> bool {
+        let works = self.paths.selected() == Some(link) && self.sessions.heard_current(now, index);
+        if works {
+            self.waiting = None;
+        }
+        works && self.connected()
     }
 
     /// The path in use has left two pings unanswered.

@@ -84,10 +84,20 @@ impl Sessions {
         self.current.as_ref().is_some_and(|current| current.session.local_index() == index)
     }
 
+    /// A datagram was opened by the session `index`; returns whether it is the one in use.
+    pub(crate) fn heard_current(&mut self, now: Instant, index: u32) -> bool {
+        match &mut self.current {
+            Some(current) if current.session.local_index() == index => {
+                current.heard = Some(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// A datagram was opened by the session `index`. `chosen`: it was not a mere answer; `decides`: our id is the smaller one.
     pub(crate) fn heard(&mut self, now: Instant, index: u32, chosen: bool, decides: bool) -> Heard {
-        if let Some(current) = self.current.as_mut().filter(|current| current.session.local_index() == index) {
-            current.heard = Some(now);
+        if self.heard_current(now, index) {
             return Heard::Same;
         }
         let Some(position) = self.others.iter().position(|keyed| keyed.session.local_index() == index) else {
