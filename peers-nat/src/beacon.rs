@@ -50,7 +50,7 @@ fn tag(key: &[u8; 32], nonce: &[u8; 16], port: u16) -> Tag {
 }
 
 /// Encodes a beacon for a socket at `port`: 19 bytes and 8 for each of at most [`MAX_TAGS`] keys.
-fn encode(nonce: &[u8; 16], port: u16, keys: &[[u8; 32]]) -> Vec<u8> {
+pub(crate) fn encode(nonce: &[u8; 16], port: u16, keys: &[[u8; 32]]) -> Vec<u8> {
     let mut writer = Writer::with_capacity(19 + 8 * keys.len());
     writer.u8(BEACON).bytes(nonce).u16(port);
     for key in keys.iter().take(MAX_TAGS) {

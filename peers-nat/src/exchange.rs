@@ -250,3 +250,64 @@ impl Agent {
         self.timers.set_earlier(Timer::Exchange, now + pause);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::epoch;
+
+    fn id(n: u16) -> PeerId {
+        let mut id = [0; 32];
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        PeerId(id)
+    }
+
+    #[test]
+    fn one_peer_cannot_fill_the_book() {
+        let mut book = Book::default();
+        let told = (0..1000).filter(|n| book.told(id(2000), id(*n))).count();
+        assert_eq!(told, MAX_NAMED);
+        for teller in 3000..3100 {
+            for n in 0..48 {
+                book.told(id(teller), id((teller - 3000) * 48 + n));
+            }
+        }
+        assert_eq!(book.known.len(), MAX_KNOWN);
+    }
+
+    #[test]
+    fn who_was_connected_is_remembered_before_who_was_only_named() {
+        let mut book = Book::default();
+        let address = "192.0.2.1:1".parse().unwrap();
+        book.told(id(1), id(2));
+        book.connected_at(id(3), address);
+        book.lost(id(1));
+        assert_eq!((book.known.len(), book.address(id(3))), (1, Some(address)));
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_reached_is_tried_later_and_later_and_then_forgotten() {
+        let (start, mut book) = (epoch(), Book::default());
+        book.told(id(1), id(2));
+        let mut now = start;
+        for _ in 1..MAX_FAILURES {
+            assert_eq!(book.due(now).count(), 1);
+            book.failed(now, id(2));
+            assert_eq!(book.due(now + RETRY / 2).count(), 0);
+            now += RETRY * 8;
+        }
+        book.failed(now, id(2));
+        assert!(book.known.is_empty());
+    }
+
+    #[test]
+    fn a_name_that_everybody_denies_is_forgotten() {
+        let mut book = Book::default();
+        book.told(id(1), id(9));
+        book.told(id(2), id(9));
+        book.denied(id(9), id(1));
+        assert_eq!(book.tellers(id(9)).collect::<Vec<_>>(), [id(2)]);
+        book.denied(id(9), id(2));
+        assert!(book.known.is_empty());
+    }
+}

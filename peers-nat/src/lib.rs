@@ -33,6 +33,8 @@ mod reflexive;
 mod relay;
 mod sessions;
 mod timers;
+#[cfg(test)]
+mod vector_tests;
 
 pub use agent::{
     Agent, ConnectError, DisconnectReason, Event, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED, Path, PeerInfo,

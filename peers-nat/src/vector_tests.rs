@@ -1,0 +1,77 @@
+//! The test vectors in `vectors/`, by which another implementation can check itself against the chapter "Reaching peers".
+//!
+//! `PEERS_WRITE_VECTORS=1 cargo test -p peers-nat vectors` writes them anew.
+
+use core::net::SocketAddr;
+
+use peers_wire::PeerId;
+use serde_json::{Value, json};
+
+use crate::control::{Answer, Control, Offer, decode, plaintext};
+use crate::{PUBLIC_SWARM, beacon, relay};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn made() -> Value {
+    let (v4, v6) = (address("192.0.2.1:4660"), address("[2001:db8::1]:4660"));
+    let (target, token, route) = (PeerId([7; 32]), 0x0102_0304_0506_0708, 0x1112_1314_1516_1718);
+    let ping = Control::Ping { token, association: 9, observed: Some(v4) };
+    let pong = Control::Pong { token, association: 9, observed: None };
+    let messages = [
+        ("ping at 192.0.2.1:4660", vec![ping.clone()]),
+        ("pong through a relay", vec![pong.clone()]),
+        ("pong and ping", vec![pong, ping]),
+        ("close", vec![Control::Close]),
+        ("peers request", vec![Control::PeersRequest]),
+        ("peers", vec![Control::Peers { ids: vec![target, PeerId([8; 32])] }]),
+        ("introduce", vec![Control::Introduce { target, initiation: &[1, 2, 3] }]),
+        ("introduction from [2001:db8::1]:4660", vec![Control::Introduction { route, address: v6, initiation: &[1, 2, 3] }]),
+        ("introduced", vec![Control::Introduced { target, route, address: v4 }]),
+        ("refused", vec![Control::Refused { target }]),
+        ("route closed", vec![Control::RouteClosed { route }]),
+        ("candidates", vec![Control::Candidates { addresses: vec![v4, v6] }]),
+    ];
+    let control: Vec<Value> = messages
+        .iter()
+        .map(|(what, messages)| {
+            let bytes = plaintext(messages);
+            assert_eq!(decode(&bytes[1..]).as_ref(), Ok(messages));
+            json!({ "what": what, "plaintext": hex(&bytes) })
+        })
+        .collect();
+    let nonce = *b"0123456789abcdef";
+    json!({
+        "control": control,
+        "offer": [
+            { "association": 9, "candidates": [], "bytes": hex(&Offer { association: 9, candidates: vec![] }.encode()) },
+            { "association": 9, "candidates": [v4, v6], "bytes": hex(&Offer { association: 9, candidates: vec![v4, v6] }.encode()) },
+        ],
+        "answer": [
+            { "token": "0102030405060708", "observed": v4, "bytes": hex(&Answer { token, observed: Some(v4) }.encode()) },
+            { "token": "0102030405060708", "observed": null, "bytes": hex(&Answer { token, observed: None }.encode()) },
+        ],
+        "relayed": [{ "route": "1112131415161718", "datagram": "04aabb", "bytes": hex(&relay::wrap(route, &[4, 0xaa, 0xbb])) }],
+        "beacon": [
+            { "nonce": hex(&nonce), "port": 4660, "keys": [hex(&PUBLIC_SWARM)], "bytes": hex(&beacon::encode(&nonce, 4660, &[PUBLIC_SWARM])) },
+            { "nonce": hex(&nonce), "port": 4660, "keys": [hex(&PUBLIC_SWARM), hex(&[5; 32])], "bytes": hex(&beacon::encode(&nonce, 4660, &[PUBLIC_SWARM, [5; 32]])) },
+        ],
+    })
+}
+
+#[test]
+fn messages_are_as_the_vectors_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/reaching.json");
+    let made = made();
+    if std::env::var_os("PEERS_WRITE_VECTORS").is_some() {
+        std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/vectors")).unwrap();
+        std::fs::write(path, serde_json::to_string_pretty(&made).unwrap() + "\n").unwrap();
+    }
+    let kept: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(kept, made);
+}
