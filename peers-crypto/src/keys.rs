@@ -47,14 +47,11 @@ impl Domain {
 pub struct DeviceKey {
     id: PeerId,
     exchange_public: [u8; 32],
-    secrets: Arc<Secrets>,
+    secrets: Arc<Locked<SECRETS>>,
 }
 
-struct Secrets {
-    /// Seed, then public key.
-    signing: Locked<64>,
-    exchange: Locked<32>,
-}
+/// The Ed25519 secret key (seed 32, public key 32), then the X25519 secret key 32: one piece, as each piece of locked memory takes pages of its own.
+const SECRETS: usize = 96;
 
 impl DeviceKey {
     /// A new key.
@@ -66,10 +63,11 @@ impl DeviceKey {
 
     /// The key of a seed of 32 secret random bytes (RFC 8032, section 5.1.5); the seed is copied.
     pub fn from_seed(seed: &[u8; 32]) -> Self {
-        let mut secrets = Secrets { signing: Locked::zeroed(), exchange: Locked::zeroed() };
-        let id = PeerId(sodium::ed25519_keypair(seed, &mut secrets.signing));
-        sodium::ed25519_secret_to_x25519(&secrets.signing, &mut secrets.exchange);
-        let exchange_public = sodium::x25519_public(&secrets.exchange);
+        let mut secrets = Locked::<SECRETS>::zeroed();
+        let (signing, exchange) = parts_mut(&mut secrets);
+        let id = PeerId(sodium::ed25519_keypair(seed, signing));
+        sodium::ed25519_secret_to_x25519(signing, exchange);
+        let exchange_public = sodium::x25519_public(exchange);
         Self { id, exchange_public, secrets: Arc::new(secrets) }
     }
 
@@ -80,22 +78,32 @@ impl DeviceKey {
 
     /// Signs `parts` for `domain`; about 12 us. Each part's length is signed with it, so that none can be moved into its neighbour.
     pub fn sign(&self, domain: Domain, parts: &[&[u8]]) -> Signature {
-        Signature(sodium::ed25519_sign(&self.secrets.signing, &signed_message(domain, parts)))
+        Signature(sodium::ed25519_sign(parts_of(&self.secrets).0, &signed_message(domain, parts)))
     }
 
     pub(crate) fn seed(&self) -> &[u8; 32] {
-        let [seed, _] = self.secrets.signing.as_chunks::<32>().0 else { unreachable!("64 bytes are two times 32") };
-        seed
+        let (signing, _) = parts_of(&self.secrets);
+        signing.first_chunk().expect("64 bytes begin with 32")
     }
 
     /// X25519 with the public exchange key of another; `None` if that key is of small order.
     pub(crate) fn exchange(&self, public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
-        sodium::x25519(&self.secrets.exchange, public).map(Zeroizing::new)
+        sodium::x25519(parts_of(&self.secrets).1, public).map(Zeroizing::new)
     }
 
     pub(crate) const fn exchange_public(&self) -> &[u8; 32] {
         &self.exchange_public
     }
+}
+
+fn parts_of(secrets: &[u8; SECRETS]) -> (&[u8; 64], &[u8; 32]) {
+    let (signing, exchange) = secrets.split_first_chunk().expect("96 bytes begin with 64");
+    (signing, exchange.first_chunk().expect("96 bytes are 64 and 32"))
+}
+
+fn parts_mut(secrets: &mut [u8; SECRETS]) -> (&mut [u8; 64], &mut [u8; 32]) {
+    let (signing, exchange) = secrets.split_first_chunk_mut().expect("96 bytes begin with 64");
+    (signing, exchange.first_chunk_mut().expect("96 bytes are 64 and 32"))
 }
 
 impl fmt::Debug for DeviceKey {

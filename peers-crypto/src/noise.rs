@@ -119,3 +119,127 @@ fn hmac(key: &[u8; HASH], parts: &[&[u8]]) -> Zeroizing<[u8; HASH]> {
     outer.update(&*pad(0x5c)).update(&inner.finish());
     Zeroizing::new(outer.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sodium::{x25519, x25519_public};
+    use serde_json::Value;
+
+    fn hex(value: &Value) -> Vec<u8> {
+        let text = value.as_str().unwrap().as_bytes();
+        text.as_chunks::<2>().0.iter().map(|pair| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    }
+
+    fn key(value: &Value) -> [u8; 32] {
+        hex(value).try_into().unwrap()
+    }
+
+    /// What both sides do at a token: `write` is the side that writes the message.
+    struct Side {
+        state: Symmetric,
+        initiator: bool,
+        fixed: [u8; 32],
+        ephemeral: [u8; 32],
+        remote_fixed: [u8; 32],
+        remote_ephemeral: [u8; 32],
+    }
+
+    impl Side {
+        fn agree(&mut self, token: &str) {
+            let (mine, theirs) = match (token, self.initiator) {
+                ("ee", _) => (self.ephemeral, self.remote_ephemeral),
+                ("ss", _) => (self.fixed, self.remote_fixed),
+                ("es", true) | ("se", false) => (self.ephemeral, self.remote_fixed),
+                ("se", true) | ("es", false) => (self.fixed, self.remote_ephemeral),
+                other => panic!("{other:?} is no token"),
+            };
+            self.state.mix_key(&x25519(&mine, &theirs).unwrap());
+        }
+
+        fn write(&mut self, tokens: &[&str], payload: &[u8]) -> Vec<u8> {
+            let mut out = Vec::new();
+            for token in tokens {
+                match *token {
+                    "e" => {
+                        let public = x25519_public(&self.ephemeral);
+                        self.state.mix_hash(&public);
+                        out.extend_from_slice(&public);
+                    }
+                    "s" => self.state.encrypt(&x25519_public(&self.fixed), &mut out),
+                    token => self.agree(token),
+                }
+            }
+            self.state.encrypt(payload, &mut out);
+            out
+        }
+
+        fn read(&mut self, tokens: &[&str], mut message: &[u8]) -> Vec<u8> {
+            for token in tokens {
+                match *token {
+                    "e" => {
+                        let (public, rest) = message.split_first_chunk().unwrap();
+                        (self.remote_ephemeral, message) = (*public, rest);
+                        self.state.mix_hash(public);
+                    }
+                    "s" => {
+                        let (sealed, rest) = message.split_at(48);
+                        message = rest;
+                        self.remote_fixed = self.state.decrypt(sealed).unwrap().try_into().unwrap();
+                    }
+                    token => self.agree(token),
+                }
+            }
+            self.state.decrypt(message).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_published_vectors_of_ik_and_xx_hold() {
+        let file: Value = serde_json::from_str(include_str!("../vectors/noise.json")).unwrap();
+        let vectors = file["vectors"].as_array().unwrap();
+        assert_eq!(vectors.len(), 2);
+        for vector in vectors {
+            let protocol = vector["protocol_name"].as_str().unwrap();
+            let ik = protocol.contains("_IK_");
+            let patterns: &[&[&str]] =
+                if ik { &[&["e", "es", "s", "ss"], &["e", "ee", "se"]] } else { &[&["e"], &["e", "ee", "s", "es"], &["s", "se"]] };
+            let responder_public = x25519_public(&key(&vector["resp_static"]));
+            let side = |prefix: &str| {
+                let mut state = Symmetric::new(protocol, &[&hex(&vector[format!("{prefix}_prologue")])]);
+                if ik {
+                    state.mix_hash(&responder_public);
+                }
+                let initiator = prefix == "init";
+                Side {
+                    state,
+                    initiator,
+                    fixed: key(&vector[format!("{prefix}_static")]),
+                    ephemeral: key(&vector[format!("{prefix}_ephemeral")]),
+                    remote_fixed: if ik && initiator { responder_public } else { [0; 32] },
+                    remote_ephemeral: [0; 32],
+                }
+            };
+            let mut sides = [side("init"), side("resp")];
+            let messages = vector["messages"].as_array().unwrap();
+            for (i, message) in messages.iter().enumerate() {
+                let (payload, expected) = (hex(&message["payload"]), hex(&message["ciphertext"]));
+                let Some(tokens) = patterns.get(i) else {
+                    // Transport: the sides go on in turns, each direction with its own key and counter.
+                    let (there, back) = sides[0].state.split();
+                    let (keys, turn) = ([there, back], i % 2);
+                    let count = (patterns.len()..i).filter(|earlier| earlier % 2 == turn).count() as u64;
+                    let mut out = Vec::new();
+                    CHACHA.seal(&keys[turn], &nonce(count), &[], &payload, &mut out);
+                    assert_eq!(out, expected, "{protocol} message {i}");
+                    continue;
+                };
+                assert_eq!(sides[i % 2].write(tokens, &payload), expected, "{protocol} message {i}");
+                assert_eq!(sides[1 - i % 2].read(tokens, &expected), payload);
+            }
+            assert_eq!(messages.len(), 6);
+            assert_eq!(sides[0].state.transcript, sides[1].state.transcript);
+            assert_eq!(sides[0].state.transcript[..], hex(&vector["handshake_hash"])[..]);
+        }
+    }
+}
