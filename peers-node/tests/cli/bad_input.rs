@@ -27,8 +27,8 @@ fn a_port_in_use_is_named_and_the_node_keeps_what_it_has() {
     let home = Home::new();
     let id = home.ok(&["id"])["id"].clone();
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    home.run(&["up", "--no-lan", "--listen", &address]).fails(1, &[&address]);
+    let address = taken.local_addr().unwrap();
+    home.run(&["up", "--no-lan", "--listen", &address.to_string()]).fails(1, &[&address.port().to_string(), "used by another program"]);
     drop(taken);
     let node = home.up_alone("laptop");
     assert_eq!(home.ok(&["status"])["id"], id);

@@ -49,6 +49,11 @@ impl Failure {
         Self { code, message: message.into(), hint: String::new() }
     }
 
+    /// A failure that the user has been told of, beside the answer.
+    pub(crate) fn told(code: Code) -> Self {
+        Self::new(code, "")
+    }
+
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(Code::Failed, message)
     }

@@ -1,5 +1,7 @@
 //! `peers invite` and `peers accept`.
 
+use peers_crypto::LinkCode;
+
 use super::{ask_line, socket};
 use crate::control::Request;
 use crate::control::answer::{Code, Linked};
@@ -29,6 +31,8 @@ pub(crate) async fn accept(output: Output) -> Result<(), Failure> {
     // Nobody is to type a code only to hear that no node runs.
     let _: serde_json::Value = ask(&socket, &Request::Status {}).await?;
     let code = ask_line("Code: ", false)?;
+    let mistyped = |error| Failure::usage(format!("this is no code: {error}")).hint("type the four words that `peers invite` printed");
+    let code = code.parse::<LinkCode>().map_err(mistyped)?.to_string();
     output.progress("looking for the other device");
     let linked: Linked = ask(&socket, &Request::Accept { code }).await?;
     show(&linked, output);

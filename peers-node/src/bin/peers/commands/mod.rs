@@ -36,7 +36,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
             let summary = crate::demo::run(&demo, output).await?;
             output.finish(&summary);
             // The report has named the checks that do not hold.
-            if summary.ok { Ok(()) } else { Err(Failure::new(Code::Failed, String::new())) }
+            if summary.ok { Ok(()) } else { Err(Failure::told(Code::Failed)) }
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -11,8 +11,8 @@ use crate::control::Request;
 use crate::control::answer::{Count, Message, Progress};
 use crate::control::client::{Call, Next, ask};
 use crate::control::request::{TopicName, Until};
-use crate::failure::Failure;
-use crate::output::Output;
+use crate::failure::{Code, Failure};
+use crate::output::{Output, note};
 use crate::signal::interrupted;
 use crate::text::{plural, safe, size, time};
 
@@ -77,7 +77,8 @@ async fn follow(request: &Request, count: Option<usize>, output: Output) -> Resu
     output.finish(&Messages { messages });
     match count {
         Some(wanted) if shown < wanted && matches!(request, Request::Follow { live: true, .. }) => {
-            Err(Failure::failed(format!("{shown} of {wanted} messages had come when it was interrupted")))
+            note(format!("peers: {shown} of {wanted} messages had come when it was interrupted"));
+            Err(Failure::told(Code::Failed))
         }
         _ => Ok(()),
     }
