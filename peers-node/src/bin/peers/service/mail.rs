@@ -61,14 +61,15 @@ pub(crate) async fn inbox(node: &Node, last: usize, live: bool, replies: &mut Re
     for mail in kept {
         replies.event(&shown(mail)).await?;
     }
-    while live {
-        match events.next().await {
-            Some(NodeEvent::Mail(mail)) if !known.contains(&mail.id) => {
-                replies.event(&shown(mail)).await?;
-                sent += 1;
-            }
-            Some(_) => {}
-            None => break,
+    if !live {
+        return Ok(answer::Count { count: sent });
+    }
+    while let Some(event) = events.next().await {
+        if let NodeEvent::Mail(mail) = event
+            && !known.contains(&mail.id)
+        {
+            replies.event(&shown(mail)).await?;
+            sent += 1;
         }
     }
     Ok(answer::Count { count: sent })

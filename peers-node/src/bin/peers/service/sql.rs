@@ -41,7 +41,7 @@ fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<Rows> {
             statement.raw_execute()?;
             continue;
         }
-        result.columns = statement.column_names().into_iter().map(str::to_owned).collect();
+        result.columns = statement.column_names().map(str::to_owned).collect();
         (result.rows, result.truncated) = (Vec::new(), false);
         let (width, reads) = (result.columns.len(), statement.readonly());
         let mut size = 0;
