@@ -50,6 +50,7 @@ pub(crate) enum Timer {
 pub struct Cache {
     pub(crate) config: Config,
     pub(crate) rng: ChaCha20Rng,
+    pub(crate) id: PeerId,
     start: Instant,
     pub(crate) store: Store,
     pub(crate) subscriptions: BTreeMap<Tag, BTreeSet<TopicId>>,
@@ -83,6 +84,7 @@ impl Cache {
         Self {
             config,
             rng,
+            id,
             start: now,
             store,
             subscriptions: BTreeMap::new(),

@@ -95,9 +95,11 @@ impl Cache {
                 }
             }
         }
+        // Where both want a topic and both just said so, one of them compares.
+        let other = neighbour.peer < self.id && !neighbour.unheeded.is_empty();
         self.send(from, &Message::Heed { version, part });
-        for (tag, theirs) in topics {
-            self.compare_range(now, from, *tag, Bound::MIN, Bound::MAX, *theirs);
+        for (tag, theirs) in topics.iter().filter(|(tag, _)| !(other && self.wants(*tag))).copied().collect::<Vec<_>>() {
+            self.compare_range(now, from, tag, Bound::MIN, Bound::MAX, theirs);
         }
     }
 

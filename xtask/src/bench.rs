@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::{USAGE, bench_crypto, bench_wire};
+use crate::{USAGE, bench_cache, bench_crypto, bench_wire};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -24,6 +24,8 @@ enum Layer {
     Wire,
     /// Sessions
     Crypto,
+    /// Store and reconciliation
+    Cache,
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are the output of this command")]
@@ -35,6 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let figures = match args.layer {
         Layer::Wire => bench_wire::run(),
         Layer::Crypto => bench_crypto::run(),
+        Layer::Cache => bench_cache::run(),
     };
     match figures.as_object() {
         Some(figures) if !args.json => figures.iter().for_each(|(figure, value)| println!("{figure:24} {value}")),

@@ -1,6 +1,7 @@
 //! `cargo xtask`: simulations, benches, fuzzing and the checks of continuous integration.
 
 mod bench;
+mod bench_cache;
 mod bench_crypto;
 mod bench_wire;
 mod ci;
