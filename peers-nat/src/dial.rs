@@ -21,11 +21,11 @@ use crate::sessions::Keyed;
 /// Pause before a handshake is repeated the first time: to an address, and through a relay, which takes longer. It doubles each time.
 const REPEAT_DIRECT: Duration = Duration::from_millis(250);
 const REPEAT_RELAYED: Duration = Duration::from_millis(700);
-/// A handshake is given up after so long.
+/// A handshake is given up after so long; one for the sake of having enough sessions, or to repair one, after half of it.
 const DIAL_TIME: Duration = Duration::from_secs(8);
 /// First and longest pause between attempts at a wanted peer.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Relays asked at once for a wanted or lost peer.
+/// Relays asked at once for a wanted peer; one less for another.
 const FAN_OUT: usize = 3;
 
 /// A peer that the user asked for.
@@ -118,8 +118,7 @@ impl Agent {
             // The known address is tried alone first.
             Purpose::Wanted if !addresses.is_empty() => 0,
             Purpose::Wanted => FAN_OUT,
-            Purpose::Repair => FAN_OUT - 1,
-            Purpose::Exchange | Purpose::Rekey => 1,
+            Purpose::Exchange | Purpose::Repair | Purpose::Rekey => 1,
         };
         peer.dial = Some(Dial { initiator, purpose, addresses, open: Vec::new(), began: now, sends: 0, probed: false });
         self.indices.insert(index, Slot::Dial(id));
@@ -140,7 +139,8 @@ impl Agent {
     /// Sends the initiation everywhere it goes, and sets when to do so again.
     fn send_dial(&mut self, now: Instant, id: PeerId) {
         let Some(dial) = self.peers.get_mut(&id).and_then(|peer| peer.dial.as_mut()) else { return };
-        let first = if dial.addresses.is_empty() { REPEAT_RELAYED } else { REPEAT_DIRECT };
+        let direct = !dial.addresses.is_empty() && dial.purpose != Purpose::Repair;
+        let first = if direct { REPEAT_DIRECT } else { REPEAT_RELAYED };
         let pause = first * (1 << dial.sends.min(10));
         dial.sends += 1;
         let (datagram, addresses, open) = (Bytes::copy_from_slice(dial.initiator.datagram()), dial.addresses.clone(), dial.open.clone());
@@ -155,12 +155,18 @@ impl Agent {
 
     pub(crate) fn on_dial_timer(&mut self, now: Instant, id: PeerId) {
         let Some(dial) = self.peers.get(&id).and_then(|peer| peer.dial.as_ref()) else { return };
-        if now.duration_since(dial.began) >= DIAL_TIME {
+        // Who is wanted gets more time than who is one of many, or most likely gone.
+        let (time, relays) = match dial.purpose {
+            Purpose::Wanted | Purpose::Rekey => (DIAL_TIME, FAN_OUT),
+            Purpose::Exchange | Purpose::Repair => (DIAL_TIME / 2, FAN_OUT - 1),
+        };
+        if now.duration_since(dial.began) >= time {
             self.dial_failed(now, id);
             return;
         }
         if dial.purpose != Purpose::Rekey {
-            self.ask_relays(now, id, dial.open.len() + 1);
+            let relays = relays.min(dial.open.len() + 1);
+            self.ask_relays(now, id, relays);
         }
         self.send_dial(now, id);
     }

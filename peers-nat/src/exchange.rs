@@ -137,7 +137,7 @@ impl Book {
 impl Agent {
     /// Sessions are missing: looks for more soon.
     pub(crate) fn kick_exchange(&mut self, now: Instant) {
-        if self.connected.len() < self.config.target_sessions {
+        if self.working() < self.config.target_sessions {
             self.looks = 0;
             self.timers.set_earlier(Timer::Exchange, now);
         }
@@ -145,12 +145,21 @@ impl Agent {
 
     /// So many sessions are looked for in haste. The rest may take its time: while others do the same, half of the sessions come by themselves.
     fn in_haste(&self) -> bool {
-        self.connected.len() < self.config.target_sessions / 2 + 1
+        self.working() < self.config.target_sessions / 2 + 1
+    }
+
+    /// Sessions, without those that do not answer; not counted exactly where there are more than enough.
+    fn working(&self) -> usize {
+        let sessions = self.connected.len();
+        if sessions > 4 * self.config.target_sessions {
+            return sessions;
+        }
+        self.connected.iter().filter(|id| self.peers.get(*id).is_some_and(|peer| !peer.suspect())).count()
     }
 
     /// A peer is connected: if sessions are missing, it may know others.
     pub(crate) fn on_gained(&mut self, now: Instant, id: PeerId) {
-        if self.connected.len() < self.config.target_sessions {
+        if self.working() < self.config.target_sessions {
             if self.in_haste() {
                 self.ask_for_peers(now, id);
             }
@@ -189,6 +198,9 @@ impl Agent {
             return;
         }
         let mut ids: Vec<PeerId> = self.connected.iter().copied().filter(|id| *id != from && self.can_introduce(*id)).collect();
+        // Who was heard lately is more likely to be still there.
+        ids.sort_by_key(|id| self.peers.get(id).map(|peer| core::cmp::Reverse(peer.heard)));
+        ids.truncate((ids.len() / 4).max(2 * MAX_SAMPLE));
         let count = ids.len().min(MAX_SAMPLE);
         for i in 0..count {
             let j = self.rng.random_range(i..ids.len());
@@ -215,7 +227,7 @@ impl Agent {
 
     /// Begins handshakes with peers that others named, as long as sessions are missing, and asks for more names when there are none.
     pub(crate) fn on_exchange_timer(&mut self, now: Instant, wall: Timestamp) {
-        let missing = self.config.target_sessions.saturating_sub(self.connected.len());
+        let missing = self.config.target_sessions.saturating_sub(self.working());
         if missing == 0 {
             return;
         }

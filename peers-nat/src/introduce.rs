@@ -1,7 +1,7 @@
 //! Introductions: asking a common peer for one, making one between two others, and passing on what they then send each other.
 
 use core::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peers_crypto::{DatagramKind, receiver_index};
@@ -15,6 +15,8 @@ use crate::paths::Link;
 use crate::peer::Purpose;
 use crate::relay::ROUTE_IDLE;
 
+/// A peer that was silent for so long is pinged when someone is introduced to it.
+const DOUBT: Duration = Duration::from_secs(2);
 /// Most relays that are asked for one handshake.
 const MAX_INTRODUCERS: usize = 8;
 
@@ -79,7 +81,8 @@ impl Agent {
             return;
         }
         let from_address = peer.paths.proven_address();
-        let to = self.peers.get(&target).filter(|peer| peer.connected() && target != from).and_then(|peer| peer.paths.proven_address());
+        let may = target != from && self.can_introduce(target);
+        let to = self.peers.get(&target).filter(|_| may).and_then(|peer| peer.paths.proven_address());
         let route = match (from_address, to) {
             (Some(a), Some(b)) if self.config.relay => self.table.open(now, from, target, &mut self.rng).map(|route| (route, a, b)),
             _ => None,
@@ -92,7 +95,12 @@ impl Agent {
         self.stats.introduced += 1;
         self.timers.set_earlier(Timer::Relay, now + ROUTE_IDLE / 4);
         let introduction = Control::Introduction { route, address: from_address, initiation };
-        self.send_control(now, target, None, Link::Direct(to_address), &[introduction]);
+        // If it is not sure that the target is there, now is the time to know: it is asked for.
+        if self.peers.get(&target).is_some_and(|peer| now.duration_since(peer.heard) > DOUBT) {
+            self.ping_with(now, target, None, Link::Direct(to_address), Some(introduction));
+        } else {
+            self.send_control(now, target, None, Link::Direct(to_address), &[introduction]);
+        }
         self.send_control(now, from, None, link, &[Control::Introduced { target, route, address: to_address }]);
     }
 

@@ -19,6 +19,8 @@ use crate::sessions::Heard;
 const PING_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// After so many unanswered pings another way to the peer is looked for.
 const REPAIR_PINGS: usize = 3;
+/// After so many the peer no longer counts as one that works.
+pub(crate) const SUSPECT_PINGS: usize = 2;
 /// Pause between pings that are to prove an address that was heard.
 const PROVE_PAUSE: Duration = Duration::from_millis(300);
 
@@ -385,7 +387,10 @@ impl Agent {
         for link in selected.into_iter().chain(others) {
             self.ping_with(now, id, None, link, None);
         }
-        if pings == REPAIR_PINGS {
+        if pings == SUSPECT_PINGS {
+            self.kick_exchange(now);
+        } else if pings == REPAIR_PINGS && (waiting.data || self.wanted.contains_key(&id)) {
+            // One of many that has nothing to say is replaced by another instead, when it is gone.
             self.repair(now, wall, id);
         }
     }

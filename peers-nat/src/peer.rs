@@ -9,11 +9,14 @@ use peers_wire::PeerId;
 
 use crate::control::{Association, Token};
 use crate::limits::Bucket;
+use crate::liveness::SUSPECT_PINGS;
 use crate::paths::{Link, Paths};
 use crate::sessions::Sessions;
 
 /// How long data, and how long a ping, may go unanswered before a ping follows.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_millis(500));
+/// Data alone does not lead to a ping before the peer was silent for so long.
+const SILENCE: Duration = Duration::from_secs(3);
 /// Longest tag of a datagram.
 pub(crate) const MAX_TAG: usize = 32;
 /// Introductions that one peer may ask for at once, and per second in the long run.
@@ -146,8 +149,10 @@ impl Peer {
         }
         let patience = if data { PATIENCE.0 } else { PATIENCE.1 };
         let patience = patience.max(self.paths.rtt().map_or(patience, |rtt| rtt * 2));
-        self.waiting = Some(Waiting { since: now, pings: 0, next: now + patience, data });
-        Some(now + patience)
+        // Not everything is answered: who spoke just now is not asked whether it is there.
+        let next = if data { (now + patience).max(self.heard + SILENCE) } else { now + patience };
+        self.waiting = Some(Waiting { since: now, pings: 0, next, data });
+        Some(next)
     }
 
     /// The session `index` was heard by `link`. If both are in use, nothing is waited for any more; returns whether they are, and the layer above knows.
@@ -159,8 +164,8 @@ impl Peer {
         works && self.connected()
     }
 
-    /// The path in use has left two pings unanswered.
+    /// The path in use has left [`SUSPECT_PINGS`] unanswered.
     pub(crate) fn suspect(&self) -> bool {
-        self.waiting.is_some_and(|waiting| waiting.pings >= 2)
+        self.waiting.is_some_and(|waiting| waiting.pings >= SUSPECT_PINGS)
     }
 }
