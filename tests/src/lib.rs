@@ -5,3 +5,5 @@
 pub mod nat;
 pub mod net;
 pub mod queue;
+pub mod scenario;
+pub mod world;

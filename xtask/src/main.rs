@@ -6,6 +6,8 @@ mod bench_crypto;
 mod bench_wire;
 mod ci;
 mod fuzz;
+mod plot;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,8 @@ struct Cli {
 enum Task {
     /// Formatting, layer edges, lints, tests and documentation
     Ci,
+    /// A simulation of real node stacks on virtual time
+    Sim(sim::Args),
     /// The figures of a layer
     Bench(bench::Args),
     /// Coverage-guided fuzzing of one target
@@ -37,6 +41,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Ci => ci::run(),
+        Task::Sim(args) => sim::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz { target, seconds } => fuzz::run(&target, seconds).map(|()| ExitCode::SUCCESS),
     };

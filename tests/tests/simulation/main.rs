@@ -1,0 +1,5 @@
+//! Real node stacks on a simulated network.
+
+mod paths;
+mod replicate;
+mod survive;

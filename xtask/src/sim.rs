@@ -1,0 +1,141 @@
+//! `cargo xtask sim`: runs a scenario, on every core, and prints its figures.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use peers_tests::scenario::SetError;
+use peers_tests::scenario::chaos::Chaos;
+use peers_tests::scenario::replicate::Replicate;
+use peers_tests::scenario::survive::Survive;
+use serde::Serialize;
+
+use crate::{USAGE, plot};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to simulate
+    scenario: Scenario,
+    /// Peers, those that the scenario adds not counted [default: the scenario's]
+    #[arg(long)]
+    peers: Option<usize>,
+    /// Runs whose figures are pooled; run i uses seed S + i
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+    /// Seed of the first run; the same seed gives the same figures
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A parameter of the scenario; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+    /// Draws the distribution of the scenario's times
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Prints one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Scenario {
+    /// Every publish to every subscriber: how many, how soon, at what cost
+    Replicate,
+    /// Messages that wait a day in the caches of strangers
+    Survive,
+    /// Faults of every kind, then peace: nothing untrue is delivered, and everyone converges
+    Chaos,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match args.scenario {
+        Scenario::Replicate => {
+            let mut scenario = Replicate::default();
+            if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
+                return Ok(misused(&error));
+            }
+            let (outcomes, wall) = run_all(args, |seed| scenario.run(seed));
+            write_plot(args, "replicate: seconds to a delivery", outcomes.iter().flat_map(|outcome| &outcome.delivery))?;
+            print(args, &Replicate::report(&outcomes, wall))
+        }
+        Scenario::Survive => {
+            let mut scenario = Survive::default();
+            if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
+                return Ok(misused(&error));
+            }
+            let (outcomes, wall) = run_all(args, |seed| scenario.run(seed));
+            write_plot(args, "survive: seconds from the return to a delivery", outcomes.iter().flat_map(|outcome| &outcome.delivery))?;
+            print(args, &Survive::report(&outcomes, wall))
+        }
+        Scenario::Chaos => {
+            let mut scenario = Chaos::default();
+            if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
+                return Ok(misused(&error));
+            }
+            let (outcomes, wall) = run_all(args, |seed| scenario.run(seed));
+            write_plot(args, "chaos: seconds to convergence", outcomes.iter().map(|outcome| &outcome.converged))?;
+            print(args, &Chaos::report(&outcomes, wall))
+        }
+    }
+}
+
+fn misused(error: &SetError) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(USAGE)
+}
+
+/// Every parameter given, `--peers` first.
+fn settings(args: &Args) -> impl Iterator<Item = (&str, String)> {
+    let peers = args.peers.map(|peers| ("peers", peers.to_string()));
+    peers.into_iter().chain(args.set.iter().map(|(key, value)| (key.as_str(), value.clone())))
+}
+
+/// Runs a scenario with each seed, on every core; the outcomes are in the order of the seeds.
+fn run_all<T: Send>(args: &Args, run: impl Fn(u64) -> T + Sync) -> (Vec<T>, Duration) {
+    #[expect(clippy::disallowed_methods, reason = "measures how long the simulation takes")]
+    let start = Instant::now();
+    let runs = usize::try_from(args.runs).unwrap_or(usize::MAX);
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(runs);
+    let next = AtomicUsize::new(0);
+    let mut outcomes: Vec<(usize, T)> = thread::scope(|scope| {
+        let work = || {
+            let mut done = Vec::new();
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= runs {
+                    return done;
+                }
+                done.push((i, run(args.seed.wrapping_add(i as u64))));
+                eprintln!("run {} of {runs} done after {:.1} s", i + 1, start.elapsed().as_secs_f64());
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    outcomes.sort_by_key(|(i, _)| *i);
+    (outcomes.into_iter().map(|(_, outcome)| outcome).collect(), start.elapsed())
+}
+
+/// Draws `samples` where `--plot` says, if it is given.
+fn write_plot<'a>(args: &Args, label: &str, samples: impl Iterator<Item = &'a f64>) -> anyhow::Result<()> {
+    let Some(path) = &args.plot else { return Ok(()) };
+    let samples: Vec<_> = samples.copied().collect();
+    fs::write(path, plot::cumulative(label, &samples)?).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("plotted {}", path.display());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are the output of this command")]
+fn print(args: &Args, report: &impl Serialize) -> anyhow::Result<ExitCode> {
+    println!("{}", if args.json { serde_json::to_string(report)? } else { serde_json::to_string_pretty(report)? });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text} is not KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
