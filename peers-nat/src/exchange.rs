@@ -1,7 +1,7 @@
 //! Peer exchange: getting to [`Config::target_sessions`](crate::Config::target_sessions) by asking peers for peers, and remembering whom they named.
 
 use core::net::SocketAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use peers_wire::{PeerId, Timestamp};
@@ -197,17 +197,32 @@ impl Agent {
             self.stats.dropped_limited += 1;
             return;
         }
-        let mut ids: Vec<PeerId> = self.connected.iter().copied().filter(|id| *id != from && self.can_introduce(*id)).collect();
-        // Who was heard lately is more likely to be still there.
-        ids.sort_by_key(|id| self.peers.get(id).map(|peer| core::cmp::Reverse(peer.heard)));
-        ids.truncate((ids.len() / 4).max(2 * MAX_SAMPLE));
+        let ids = self.sample(from);
+        self.send_control(now, from, Some(index), link, &[Control::Peers { ids }]);
+    }
+
+    /// Some of the peers that we can introduce `to` to, of four times as many chosen at random: half of them those heard last, who are most likely still there, half of them any, so that not
+    /// only those who came together know each other.
+    fn sample(&mut self, to: PeerId) -> Vec<PeerId> {
+        const CHOSEN: usize = 4 * MAX_SAMPLE;
+        let mut ids: Vec<PeerId> = if self.connected.len() <= CHOSEN {
+            self.connected.iter().copied().collect()
+        } else {
+            // Ids are as good as random: the next one after a random place is a random one.
+            let places: Vec<PeerId> = (0..CHOSEN).map(|_| PeerId(self.rng.random())).collect();
+            let next = |place| self.connected.range(place..).next().or_else(|| self.connected.first()).copied();
+            let chosen: BTreeSet<PeerId> = places.into_iter().filter_map(next).collect();
+            chosen.into_iter().collect()
+        };
+        ids.retain(|id| *id != to && self.can_introduce(*id));
+        ids.sort_by_cached_key(|id| self.peers.get(id).map(|peer| core::cmp::Reverse(peer.heard)));
         let count = ids.len().min(MAX_SAMPLE);
-        for i in 0..count {
+        for i in MAX_SAMPLE / 2..count {
             let j = self.rng.random_range(i..ids.len());
             ids.swap(i, j);
         }
         ids.truncate(count);
-        self.send_control(now, from, Some(index), link, &[Control::Peers { ids }]);
+        ids
     }
 
     pub(crate) fn on_peers(&mut self, now: Instant, from: PeerId, ids: &[PeerId]) {
