@@ -128,7 +128,7 @@ fn gossip(c: &mut Criterion) {
     let mut draft = Draft { created: WALL, lifetime: 72 * 60, previous: Link::NONE, postage: MAX_POSTAGE };
     let mut seal = || {
         draft.created = draft.created.plus(1);
-        topic.seal(&author, draft.clone(), &[5; 512], &mut rng).expect("it is not too large")
+        topic.seal(&author, draft, &[5; 512], &mut rng).expect("it is not too large")
     };
     group.sample_size(20).bench_function("128", |b| {
         b.iter_batched(

@@ -107,7 +107,8 @@ impl Cache {
         }
     }
 
-    /// Wants all packets of a topic; those held already come as events at once, oldest first. Beyond [`MAX_SUBSCRIPTIONS`] it does nothing.
+    /// Wants all packets of a topic: those to come are raised as [`Event::Packet`], those held already are in [`Cache::packets`].
+    /// Beyond [`MAX_SUBSCRIPTIONS`] it does nothing.
     pub fn subscribe(&mut self, now: Instant, topic: TopicId) {
         let count: usize = self.subscriptions.values().map(BTreeSet::len).sum();
         let tag = Tag::from(topic);
@@ -115,8 +116,6 @@ impl Cache {
             return;
         }
         self.store.prefer(tag, true);
-        let held = self.store.packets(tag).filter(|packet| packet.topic() == topic);
-        self.events.extend(held.map(|packet| Event::Packet(packet.clone())));
         self.interests_changed(now);
     }
 

@@ -2,6 +2,8 @@
 
 mod cache;
 mod config;
+#[cfg(test)]
+mod hostile_tests;
 mod list;
 mod message;
 mod neighbour;

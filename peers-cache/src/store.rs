@@ -545,3 +545,181 @@ fn node_key(root: &[u8; 32], index: Option<u32>) -> Key {
     key.0[0] ^= index.map_or(0, |index| u64::from(index) + 1);
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{WALL, packet};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const ID: PeerId = PeerId([9; 32]);
+
+    fn store(packets: usize) -> Store {
+        Store::new(packets * (300 + PACKET_COST) + TOPIC_COST, &ID, [1, 2])
+    }
+
+    fn key(packet: &Packet) -> Key {
+        Key::from(packet.id())
+    }
+
+    fn insert(store: &mut Store, packet: &Packet, giver: Option<u8>, preferred: bool) -> Inserted {
+        store.insert(packet.to_owned_copy(), giver.map(|giver| PeerId([giver; 32])), preferred, WALL, 0)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Insert { topic: u8, number: u64, size: usize, giver: Option<u8>, preferred: bool },
+        Remove { topic: u8, number: u64 },
+        Prefer { topic: u8, preferred: bool },
+        Expire { minutes: u64 },
+        Turn,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            8 => (0..6u8, 0..200u64, 0..600usize, proptest::option::of(0..4u8), any::<bool>())
+                .prop_map(|(topic, number, size, giver, preferred)| Op::Insert { topic, number, size, giver, preferred }),
+            1 => (0..6u8, 0..200u64).prop_map(|(topic, number)| Op::Remove { topic, number }),
+            1 => (0..6u8, any::<bool>()).prop_map(|(topic, preferred)| Op::Prefer { topic, preferred }),
+            1 => (0..70u64).prop_map(|minutes| Op::Expire { minutes }),
+            1 => Just(Op::Turn),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_store_is_the_set_of_what_came_in_and_did_not_go_out(ops in proptest::collection::vec(op(), 0..600)) {
+            let mut store = store(40);
+            let mut model: BTreeMap<PacketId, Packet> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Insert { topic, number, size, giver, preferred } => {
+                        let packet = packet(topic, number, size);
+                        let inserted = insert(&mut store, &packet, giver, preferred);
+                        let known = model.insert(packet.id(), packet.clone()).is_some();
+                        prop_assert_eq!(inserted, if known { Inserted::Held } else { Inserted::New });
+                        prop_assert!(store.contains(key(&packet)), "the newest is never the victim");
+                    }
+                    Op::Remove { topic, number } => store.remove(key(&packet(topic, number, 10))),
+                    Op::Prefer { topic, preferred } => store.prefer(Tag::from(packet(topic, 0, 0).topic()), preferred),
+                    Op::Expire { minutes } => {
+                        let wall = WALL.plus(minutes * 60_000);
+                        store.expire(wall);
+                        prop_assert!(store.slots.iter().filter_map(|slot| slot.packet.as_ref()).all(|packet| packet.expires().plus(60_000) > wall));
+                    }
+                    Op::Turn => drop(store.next_in_turn(7, 100)),
+                }
+                for id in store.take_gone() {
+                    prop_assert!(model.remove(&id).is_some(), "what goes was there");
+                }
+                // The books are the sum over what is held.
+                let held: BTreeSet<PacketId> = (0..6u8).flat_map(|topic| store.packets(Tag::from(packet(topic, 0, 0).topic())).map(Packet::id).collect::<Vec<_>>()).collect();
+                prop_assert_eq!(&held, &model.keys().copied().collect());
+                let topics: BTreeSet<_> = model.values().map(Packet::topic).collect();
+                prop_assert_eq!(store.used, model.values().map(cost).sum::<usize>() + topics.len() * TOPIC_COST);
+                prop_assert!(store.used <= store.budget);
+                prop_assert_eq!(store.len(), model.len());
+                for (id, packet) in &model {
+                    prop_assert_eq!(store.get(Key::from(*id)), Some(packet));
+                }
+                let of_class = |class: fn(&Class) -> bool| store.slots.iter().filter(|slot| class(&slot.class)).map(|slot| cost(slot.packet())).sum::<usize>();
+                prop_assert_eq!(store.preferred_bytes, of_class(|class| *class == Class::Preferred));
+                prop_assert_eq!(store.recent_bytes, of_class(|class| *class == Class::Recent));
+                let given: usize = store.givers.iter().map(|giver| giver.bytes).sum();
+                prop_assert_eq!(given, of_class(|class| matches!(class, Class::Recent | Class::Settled(_))));
+            }
+        }
+    }
+
+    #[test]
+    fn the_budget_covers_what_is_allocated() {
+        for (topics, size) in [(1u8, 0), (1, 1024), (100, 0), (250, 300)] {
+            let mut store = Store::new(4 << 20, &ID, [1, 2]);
+            for number in 0..60_000 {
+                let packet = packet(u8::try_from(number % u64::from(topics)).unwrap(), number * 7919 % 60_000, size);
+                insert(&mut store, &packet, Some(1), number % 3 == 0);
+                store.gone.clear();
+            }
+            let slots = store.slots.capacity() * size_of::<Slot>() + store.free.capacity() * 4;
+            // A byte of control and a slot number for each bucket; allocation of a packet: its bytes, and a header of 16.
+            let indices = 5 * (store.by_key.capacity() + store.by_previous.capacity() + store.by_root.capacity()) * 8 / 7;
+            let bytes: usize = store.slots.iter().filter_map(|slot| slot.packet.as_ref()).map(|packet| packet.as_bytes().len() + 16).sum();
+            let orders: usize = store.topics.values().map(|topic| topic.order.footprint()).sum();
+            let topics = store.topics.capacity() * 8 / 7 * (1 + size_of::<(Tag, Topic)>());
+            let allocated = slots + indices + bytes + orders + topics;
+            assert!(allocated <= store.budget, "{allocated} of {} with {} packets", store.budget, store.len());
+            assert!(allocated > store.budget / 10 * 6, "{allocated} of {} with {} packets", store.budget, store.len());
+        }
+    }
+
+    #[test]
+    fn expired_packets_go_before_any_other() {
+        let mut store = store(10);
+        let old: Vec<_> = (0..10).map(|number| packet(1, number, 100)).collect();
+        old.iter().for_each(|packet| assert_eq!(insert(&mut store, packet, None, true), Inserted::New));
+        let new = packet(2, 3_600_000, 600);
+        store.insert(new.clone(), None, false, WALL.plus(3_660_000), 0);
+        assert!(store.contains(key(&new)));
+        assert_eq!(store.len(), 1);
+    }
+
+    #[test]
+    fn a_topic_over_its_share_gives_up_its_own_oldest() {
+        let mut store = store(80);
+        for number in 0..400 {
+            insert(
+                &mut store,
+                &packet(u8::try_from(number % 40).unwrap() + 10, number, 160),
+                Some(u8::try_from(number % 7).unwrap()),
+                false,
+            );
+        }
+        for number in 0..400 {
+            insert(&mut store, &packet(1, number, 160), Some(u8::try_from(number % 7).unwrap()), false);
+        }
+        let flood = store.packets(Tag::from(packet(1, 0, 0).topic())).count();
+        assert!((flood - 1) * cost(&packet(1, 0, 160)) <= store.budget / FOREIGN_TOPIC_SHARE, "{flood} packets");
+        assert!(store.contains(key(&packet(1, 399, 160))) && !store.contains(key(&packet(1, 300, 160))));
+    }
+
+    #[test]
+    fn a_neighbour_over_its_share_gives_up_what_it_brought() {
+        let mut store = store(80);
+        for number in 0..400 {
+            insert(
+                &mut store,
+                &packet(u8::try_from(number % 40).unwrap(), number, 160),
+                Some(u8::try_from(number % 7).unwrap() + 1),
+                false,
+            );
+        }
+        for number in 0..2000 {
+            insert(&mut store, &packet(u8::try_from(number % 150).unwrap() + 50, number, 160), Some(99), false);
+        }
+        let flood = store
+            .slots
+            .iter()
+            .filter(|slot| slot.class != Class::Free && store.givers[usize::from(slot.giver)].peer == Some(PeerId([99; 32])))
+            .count();
+        assert!((flood - 1) * cost(&packet(1, 0, 160)) <= store.budget / GIVER_SHARE, "{flood} packets");
+    }
+
+    #[test]
+    fn strangers_packets_give_way_to_subscribed_ones_and_of_them_the_farthest() {
+        let mut store = store(80);
+        let foreign: Vec<_> = (0..80).map(|number| packet(u8::try_from(number % 40).unwrap() + 10, number, 160)).collect();
+        foreign
+            .iter()
+            .enumerate()
+            .for_each(|(i, packet)| assert_eq!(insert(&mut store, packet, Some(u8::try_from(i % 9).unwrap()), false), Inserted::New));
+        let own: Vec<_> = (0..20).map(|number| packet(u8::try_from(number % 5).unwrap(), number, 160)).collect();
+        own.iter().for_each(|packet| assert_eq!(insert(&mut store, packet, None, true), Inserted::New));
+        assert!(own.iter().all(|packet| store.contains(key(packet))));
+        // Of those that settled, before the newest eighth, the nearer half fares better than the farther.
+        let mut ranked: Vec<_> = foreign[..60].iter().map(|packet| (store.rank(key(packet)), store.contains(key(packet)))).collect();
+        ranked.sort_unstable();
+        let held = |half: &[(u8, bool)]| half.iter().filter(|(_, held)| *held).count();
+        assert!(held(&ranked[..30]) > held(&ranked[30..]), "{ranked:?}");
+    }
+}

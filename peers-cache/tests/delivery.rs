@@ -78,8 +78,8 @@ fn a_packet_reaches_a_subscriber_through_peers_that_do_not_keep_it() {
         network.add(if peer == 0 || peer == 5 { Config::default() } else { small.clone() });
     }
     let mut filling = Vec::new();
-    for i in 0..400 {
-        let other = TopicKey::from_seed([i as u8; 32]);
+    for i in 0..400usize {
+        let other = TopicKey::from_seed([i.to_le_bytes()[0]; 32]);
         filling.extend(network.seal(&other, Link::NONE, 100 + i));
     }
     for peer in 1..5 {
