@@ -14,7 +14,8 @@ use peers_wire::{DecodeError, PeerId, Reader, Timestamp};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::handshake::{DatagramKind, HandshakeError};
+use crate::datagram::DatagramKind;
+use crate::handshake::HandshakeError;
 use crate::keys::{DeviceKey, hash};
 use crate::sodium::{self, Blake2b, XCHACHA};
 
@@ -224,7 +225,8 @@ impl Freshness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handshake::{Initiator, Response, respond};
+    use crate::handshake::Initiator;
+    use crate::responder::{Response, respond};
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha20Rng;

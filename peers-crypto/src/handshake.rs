@@ -13,6 +13,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::cookie::{self, ANYONE, MACS};
+use crate::datagram::DatagramKind;
 use crate::keys::{DeviceKey, exchange_key};
 use crate::noise::Symmetric;
 use crate::session::{Cipher, Session};
@@ -27,62 +28,11 @@ pub const IK_INITIATION: usize = 5 + 32 + 48 + IDENTITY + 7 + TAG + MACS;
 /// Bytes of a first XX datagram: kind 1, index 4, ephemeral key 32, ciphers 1, codes 32.
 pub const XX_FIRST: usize = 5 + 32 + 1 + MACS;
 
-const IK: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2b";
-const XX: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2b";
-const PROLOGUE: &[u8] = b"peers 1";
-const IDENTITY: usize = 32;
-const TAG: usize = 16;
-
-/// What a datagram is, by its first byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DatagramKind {
-    /// The first of an IK handshake.
-    IkInitiation = 1,
-    /// The second of an IK handshake.
-    IkResponse = 2,
-    /// Under load: a cookie to repeat the first datagram with.
-    CookieReply = 3,
-    /// A sealed datagram of a session.
-    Data = 4,
-    /// One of the others behind a relay's route.
-    Relayed = 5,
-    /// The first of an XX handshake.
-    XxFirst = 6,
-    /// The second of an XX handshake.
-    XxSecond = 7,
-    /// The third of an XX handshake.
-    XxThird = 8,
-    /// An announcement on the local network.
-    Beacon = 9,
-}
-
-impl DatagramKind {
-    /// The kind of a datagram; `None` if it is empty or of no known kind.
-    pub fn of(datagram: &[u8]) -> Option<Self> {
-        Some(match *datagram.first()? {
-            1 => Self::IkInitiation,
-            2 => Self::IkResponse,
-            3 => Self::CookieReply,
-            4 => Self::Data,
-            5 => Self::Relayed,
-            6 => Self::XxFirst,
-            7 => Self::XxSecond,
-            8 => Self::XxThird,
-            9 => Self::Beacon,
-            _ => return None,
-        })
-    }
-}
-
-/// The index of the session or handshake that a datagram is for; `None` if it begins a handshake, is no such datagram, or is too short.
-pub fn receiver_index(datagram: &[u8]) -> Option<u32> {
-    match DatagramKind::of(datagram)? {
-        DatagramKind::IkResponse | DatagramKind::CookieReply | DatagramKind::Data | DatagramKind::XxSecond | DatagramKind::XxThird => {
-            Some(u32::from_be_bytes(*datagram.get(1..)?.first_chunk()?))
-        }
-        DatagramKind::IkInitiation | DatagramKind::Relayed | DatagramKind::XxFirst | DatagramKind::Beacon => None,
-    }
-}
+pub(crate) const IK: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2b";
+pub(crate) const XX: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2b";
+pub(crate) const PROLOGUE: &[u8] = b"peers 1";
+pub(crate) const IDENTITY: usize = 32;
+pub(crate) const TAG: usize = 16;
 
 /// Why a handshake did not begin, or a datagram of it was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -296,149 +246,7 @@ impl fmt::Debug for Initiator {
     }
 }
 
-/// What a first handshake datagram led to.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "taken apart where it is made, never stored")]
-pub enum Response {
-    /// An IK handshake is done.
-    Ik {
-        /// Who initiated it: proven, unless the datagram is a replay ([`Session::confirmed`]).
-        remote: PeerId,
-        /// The initiator's time, for [`Freshness`](crate::Freshness): check it before anything else is done.
-        timestamp: Timestamp,
-        /// Early data: idempotent, as it may be a replay.
-        early: Vec<u8>,
-        /// The session; nothing may be sent before it is confirmed.
-        session: Session,
-        /// The datagram to send back.
-        reply: Vec<u8>,
-    },
-    /// An XX handshake waits for its third datagram.
-    Xx {
-        /// Waits for it, under the index given.
-        pending: XxResponder,
-        /// The datagram to send back.
-        reply: Vec<u8>,
-    },
-}
-
-/// Answers a first handshake datagram (IK initiation or XX first); about 170 us for IK, 90 us for XX. Ask a [`Gate`](crate::Gate) first.
-///
-/// - `index`: by which the other end will address the session; random, and not in use
-/// - `payload`: at most [`MAX_REPLY`] bytes for the initiator; with XX anybody can read it who asks
-///
-/// # Errors
-/// [`HandshakeError`]: drop the datagram and count.
-pub fn respond(key: &DeviceKey, datagram: &[u8], index: u32, payload: &[u8], rng: &mut impl CryptoRng) -> Result<Response, HandshakeError> {
-    respond_offering(offers(), key, datagram, index, payload, rng)
-}
-
-fn respond_offering(
-    mine: u8,
-    key: &DeviceKey,
-    datagram: &[u8],
-    index: u32,
-    payload: &[u8],
-    rng: &mut impl CryptoRng,
-) -> Result<Response, HandshakeError> {
-    if payload.len() > MAX_REPLY {
-        return Err(HandshakeError::TooLong(payload.len()));
-    }
-    let kind = DatagramKind::of(datagram).ok_or(HandshakeError::Unexpected)?;
-    let mut reader = Reader::new(cookie::checked_body(&key.id(), datagram)?);
-    let (_kind, initiator_index) = (reader.u8()?, reader.u32()?);
-    let indices = (index, initiator_index);
-    match kind {
-        DatagramKind::IkInitiation => {
-            let mut state = Symmetric::new(IK, &[PROLOGUE, &key.id().0]);
-            state.mix_hash(key.exchange_public());
-            let remote_ephemeral = read_ephemeral(&mut state, &mut reader)?;
-            state.mix_key(&*key.exchange(&remote_ephemeral).ok_or(HandshakeError::Forged)?);
-            let remote_static = read_static(&mut state, &mut reader)?;
-            state.mix_key(&*key.exchange(&remote_static).ok_or(HandshakeError::Identity)?);
-            let first = state.decrypt(reader.rest()).ok_or(HandshakeError::Forged)?;
-            let (remote, rest) = proven_identity(key, &first, &remote_static)?;
-            let mut reader = Reader::new(rest);
-            let (timestamp, theirs, early) = (reader.timestamp()?, reader.u8()?, reader.rest());
-            if early.len() > MAX_EARLY {
-                return Err(HandshakeError::TooLong(early.len()));
-            }
-            let cipher = choose(mine & theirs)?;
-
-            let mut reply = header(DatagramKind::IkResponse, &[initiator_index, index], 9 + 32 + 1 + payload.len() + TAG);
-            let ephemeral = write_ephemeral(&mut state, &mut reply, rng);
-            state.mix_key(&*agree(&ephemeral, &remote_ephemeral)?);
-            state.mix_key(&*agree(&ephemeral, &remote_static)?);
-            state.encrypt(&[&[cipher as u8], payload].concat(), &mut reply);
-            let (receiving, sending) = state.split();
-            let session = Session::new(cipher, indices, &sending, &receiving, false);
-            Ok(Response::Ik { remote, timestamp, early: early.to_vec(), session, reply })
-        }
-        DatagramKind::XxFirst => {
-            let mut state = Symmetric::new(XX, &[PROLOGUE]);
-            let remote_ephemeral = read_ephemeral(&mut state, &mut reader)?;
-            let offered = state.decrypt(reader.rest()).ok_or(HandshakeError::Forged)?;
-            let [theirs] = offered[..] else { return Err(HandshakeError::Unexpected) };
-            let cipher = choose(mine & theirs)?;
-
-            let capacity = 9 + 32 + 48 + IDENTITY + 1 + payload.len() + TAG;
-            let mut reply = header(DatagramKind::XxSecond, &[initiator_index, index], capacity);
-            let ephemeral = write_ephemeral(&mut state, &mut reply, rng);
-            state.mix_key(&*agree(&ephemeral, &remote_ephemeral)?);
-            state.encrypt(key.exchange_public(), &mut reply);
-            state.mix_key(&*key.exchange(&remote_ephemeral).ok_or(HandshakeError::Forged)?);
-            state.encrypt(&[&key.id().0[..], &[cipher as u8], payload].concat(), &mut reply);
-            Ok(Response::Xx { pending: XxResponder { state, key: key.clone(), ephemeral, indices, cipher }, reply })
-        }
-        _ => Err(HandshakeError::Unexpected),
-    }
-}
-
-/// A responder's XX handshake that waits for the third datagram.
-pub struct XxResponder {
-    state: Symmetric,
-    key: DeviceKey,
-    ephemeral: Zeroizing<[u8; 32]>,
-    indices: (u32, u32),
-    cipher: Cipher,
-}
-
-impl XxResponder {
-    /// Takes the third datagram: who initiated, the session (confirmed), and the initiator's time; about 60 us.
-    ///
-    /// # Errors
-    /// [`HandshakeError`]; the handshake is unchanged and waits on.
-    pub fn finish(&mut self, datagram: &[u8]) -> Result<(PeerId, Session, Timestamp), HandshakeError> {
-        let mut reader = Reader::new(datagram);
-        let (kind, index) = (reader.u8()?, reader.u32()?);
-        if kind != DatagramKind::XxThird as u8 || index != self.indices.0 {
-            return Err(HandshakeError::Unexpected);
-        }
-        let mut state = self.state.clone();
-        let remote_static = read_static(&mut state, &mut reader)?;
-        state.mix_key(&*agree(&self.ephemeral, &remote_static)?);
-        let payload = state.decrypt(reader.rest()).ok_or(HandshakeError::Forged)?;
-        let (remote, rest) = proven_identity(&self.key, &payload, &remote_static)?;
-        let mut reader = Reader::new(rest);
-        let timestamp = reader.timestamp()?;
-        reader.finish()?;
-        let (receiving, sending) = state.split();
-        Ok((remote, Session::new(self.cipher, self.indices, &sending, &receiving, true), timestamp))
-    }
-
-    /// The index that the third datagram carries.
-    pub const fn index(&self) -> u32 {
-        self.indices.0
-    }
-}
-
-impl fmt::Debug for XxResponder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("XxResponder").field("indices", &self.indices).finish_non_exhaustive()
-    }
-}
-
-fn header(kind: DatagramKind, indices: &[u32], capacity: usize) -> Vec<u8> {
+pub(crate) fn header(kind: DatagramKind, indices: &[u32], capacity: usize) -> Vec<u8> {
     let mut datagram = Vec::with_capacity(capacity);
     datagram.push(kind as u8);
     indices.iter().for_each(|index| datagram.extend_from_slice(&index.to_be_bytes()));
@@ -446,7 +254,7 @@ fn header(kind: DatagramKind, indices: &[u32], capacity: usize) -> Vec<u8> {
 }
 
 /// The token `e`, written.
-fn write_ephemeral(state: &mut Symmetric, datagram: &mut Vec<u8>, rng: &mut impl CryptoRng) -> Zeroizing<[u8; 32]> {
+pub(crate) fn write_ephemeral(state: &mut Symmetric, datagram: &mut Vec<u8>, rng: &mut impl CryptoRng) -> Zeroizing<[u8; 32]> {
     let mut secret = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *secret);
     let public = sodium::x25519_public(&secret);
@@ -456,25 +264,29 @@ fn write_ephemeral(state: &mut Symmetric, datagram: &mut Vec<u8>, rng: &mut impl
 }
 
 /// The token `e`, read.
-fn read_ephemeral(state: &mut Symmetric, reader: &mut Reader<'_>) -> Result<[u8; 32], HandshakeError> {
+pub(crate) fn read_ephemeral(state: &mut Symmetric, reader: &mut Reader<'_>) -> Result<[u8; 32], HandshakeError> {
     let public = reader.array()?;
     state.mix_hash(&public);
     Ok(public)
 }
 
 /// The token `s`, read; always under a key.
-fn read_static(state: &mut Symmetric, reader: &mut Reader<'_>) -> Result<[u8; 32], HandshakeError> {
+pub(crate) fn read_static(state: &mut Symmetric, reader: &mut Reader<'_>) -> Result<[u8; 32], HandshakeError> {
     let text = state.decrypt(reader.bytes(32 + TAG)?).ok_or(HandshakeError::Forged)?;
     text.first_chunk().copied().ok_or(HandshakeError::Forged)
 }
 
 /// X25519; a key of small order is refused.
-fn agree(secret: &[u8; 32], public: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, HandshakeError> {
+pub(crate) fn agree(secret: &[u8; 32], public: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, HandshakeError> {
     sodium::x25519(secret, public).map(Zeroizing::new).ok_or(HandshakeError::Forged)
 }
 
 /// The id at the front of a payload, if it is that of the static key and not our own; and what follows it.
-fn proven_identity<'a>(me: &DeviceKey, payload: &'a [u8], remote_static: &[u8; 32]) -> Result<(PeerId, &'a [u8]), HandshakeError> {
+pub(crate) fn proven_identity<'a>(
+    me: &DeviceKey,
+    payload: &'a [u8],
+    remote_static: &[u8; 32],
+) -> Result<(PeerId, &'a [u8]), HandshakeError> {
     let (id, rest) = payload.split_first_chunk::<IDENTITY>().ok_or(DecodeError::Truncated)?;
     let remote = PeerId(*id);
     if exchange_key(&remote) != Some(*remote_static) {
@@ -492,12 +304,8 @@ fn initiator_session(state: &Symmetric, cipher: Cipher, indices: (u32, u32)) -> 
 }
 
 /// The ciphers this processor does well, as a set of bits.
-fn offers() -> u8 {
+pub(crate) fn offers() -> u8 {
     if sodium::has_hardware_aes() { Cipher::ChaCha20Poly1305 as u8 | Cipher::Aegis128l as u8 } else { Cipher::ChaCha20Poly1305 as u8 }
-}
-
-fn choose(common: u8) -> Result<Cipher, HandshakeError> {
-    [Cipher::Aegis128l, Cipher::ChaCha20Poly1305].into_iter().find(|cipher| common & *cipher as u8 != 0).ok_or(HandshakeError::Cipher)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
 use super::*;
+use crate::datagram::receiver_index;
+use crate::responder::{Response, respond, respond_offering};
 use crate::session::{DATA_HEADER, MAX_AEGIS_PLAINTEXT, MAX_DATAGRAM, MAX_PLAINTEXT, OpenError, RELAY_HEADER, REPLAY_WINDOW};
 
 const WALL: Timestamp = Timestamp(1_700_000_000_000);

@@ -3,11 +3,13 @@
 mod code;
 mod cookie;
 mod cpace;
+mod datagram;
 mod handshake;
 mod keyfile;
 mod keys;
 mod link;
 mod noise;
+mod responder;
 mod seal;
 mod session;
 mod sodium;
@@ -23,13 +25,12 @@ pub use sodium::bare;
 
 pub use code::{CODE_WORDS, LinkCode, ParseCodeError};
 pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};
-pub use handshake::{
-    DatagramKind, Finished, HandshakeError, IK_INITIATION, Initiator, MAX_EARLY, MAX_REPLY, Response, XX_FIRST, XxResponder,
-    receiver_index, respond,
-};
+pub use datagram::{DatagramKind, receiver_index};
+pub use handshake::{Finished, HandshakeError, IK_INITIATION, Initiator, MAX_EARLY, MAX_REPLY, XX_FIRST};
 pub use keyfile::{KEY_FILE, KeyFile, KeyFileError, PassphraseCost};
 pub use keys::{DeviceKey, Domain, Forged, derive, hash, keyed_hash, verify};
 pub use link::{Acceptor, INVITATION_LIFETIME, Inviter, LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_TRIED_INVITERS, Newcomer, Welcome};
+pub use responder::{Response, XxResponder, respond};
 pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};
 pub use session::{
     Cipher, DATA_HEADER, MAX_AEGIS_PLAINTEXT, MAX_DATAGRAM, MAX_PLAINTEXT, OpenError, REKEY_AFTER, REKEY_AFTER_DATAGRAMS, RELAY_HEADER,

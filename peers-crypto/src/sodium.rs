@@ -10,9 +10,9 @@ use std::sync::Once;
 
 use libsodium_sys as c;
 
-/// Bytes of the authentication tag of [`Aead::ChaCha`] and [`Aead::XChaCha`].
+/// Bytes of the authentication tag of [`CHACHA`] and [`XCHACHA`].
 pub(crate) const POLY_TAG: usize = 16;
-/// Bytes of the authentication tag of [`Aead::Aegis`]: libsodium has no shorter one.
+/// Bytes of the authentication tag of [`AEGIS`]: libsodium has no shorter one.
 pub(crate) const AEGIS_TAG: usize = 32;
 
 /// Lets libsodium choose the fastest implementation for this processor; cheap after the first call.
