@@ -11,6 +11,7 @@ mod order;
 mod pen;
 mod publish;
 mod pull;
+mod receive;
 mod reconcile;
 mod seen;
 mod spread;
