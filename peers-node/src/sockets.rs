@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -88,20 +88,26 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// The addresses under which others on the same link reach these sockets: a wildcard stands for those of all interfaces but loopback and link-local ones.
+    /// The addresses under which others on the same link reach these sockets: a wildcard stands for those of all interfaces but loopback. Link-local ones serve where there are no others:
+    /// two hosts on a cable have no more.
     pub(crate) fn local_addresses(&self) -> Vec<SocketAddr> {
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-        let mut addresses = Vec::new();
+        let (mut addresses, mut link_local) = (Vec::new(), Vec::new());
         for address in self.bound.iter().filter_map(|socket| socket.local_addr().ok()) {
-            if address.ip().is_unspecified() {
-                let same = |interface: &&if_addrs::Interface| interface.ip().is_ipv4() == address.is_ipv4();
-                let usable = usable(&interfaces).filter(same).filter(|interface| !interface.is_link_local());
-                addresses.extend(usable.map(|interface| SocketAddr::new(interface.ip(), address.port())));
-            } else {
+            if !address.ip().is_unspecified() {
                 addresses.push(address);
+                continue;
+            }
+            for interface in usable(&interfaces).filter(|interface| interface.ip().is_ipv4() == address.is_ipv4()) {
+                let found = if interface.is_link_local() { &mut link_local } else { &mut addresses };
+                found.push(match (interface.ip(), interface.index) {
+                    // The same link-local address may be on every interface: its scope says which one is meant.
+                    (IpAddr::V6(ip), Some(index)) if interface.is_link_local() => SocketAddrV6::new(ip, address.port(), 0, index).into(),
+                    (ip, _) => SocketAddr::new(ip, address.port()),
+                });
             }
         }
-        addresses
+        if addresses.is_empty() { link_local } else { addresses }
     }
 
     /// Sends a datagram by the first socket of its family: a multicast one on every interface. What cannot leave now is dropped and counted, as the network would.
