@@ -1,5 +1,6 @@
 //! What [`Node`] hands out: topics, what was sent, invitations, databases.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -417,16 +418,24 @@ impl Node {
     }
 }
 
-/// Whether the file at `path` is (or is to be) encrypted.
+/// Whether the file at `path` is (or is to be) encrypted. One that is neither SQLite's nor made of whole pages is left to be refused as no database.
 fn seals(path: &Path, plain: bool) -> Result<bool, DatabaseError> {
-    let mut head = [0; 16];
-    match std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut head)) {
-        Ok(0) => Ok(!plain),
-        Ok(_) => Ok(&head != b"SQLite format 3\0"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(!plain),
+    let look = || {
+        let mut file = std::fs::File::open(path)?;
+        let mut head = Vec::new();
+        Read::take(&mut file, 16).read_to_end(&mut head)?;
+        Ok((head, file.metadata()?.len()))
+    };
+    match look() {
+        Ok((_, 0)) => Ok(!plain),
+        Ok((head, length)) => Ok(head != b"SQLite format 3\0" && length % SEALED_PAGE == 0),
+        Err(error) if std::io::Error::kind(&error) == std::io::ErrorKind::NotFound => Ok(!plain),
         Err(error) => Err(DatabaseError::Refused(format!("{}: {error}", path.display()))),
     }
 }
+
+/// Bytes of SQLCipher's pages.
+const SEALED_PAGE: u64 = 4096;
 
 impl Database {
     /// The database.

@@ -592,7 +592,7 @@ fn load_mail(c: &Connection, limit: usize) -> rusqlite::Result<Vec<Mail>> {
 fn lock(home: &Home) -> Result<File, OpenError> {
     let path = home.lock_file();
     let failed = |source| OpenError::Home { path: path.display().to_string(), source };
-    let file = File::create(&path).map_err(failed)?;
+    let file = crate::store::private_file(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::AlreadyRunning { home: path.parent().unwrap_or(&path).display().to_string() }),

@@ -3,6 +3,7 @@
 //! Jobs are closures over the connection. The thread runs all that are waiting in one transaction, and answers them only when it is committed: what is
 //! acknowledged is on disk.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -147,6 +148,7 @@ fn run(connection: &Connection, queue: &Receiver<Job>) {
 
 fn connect(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
     let failed = |source: rusqlite::Error| StoreError::Sqlite { path: path.display().to_string(), remedy: remedy(&source), source };
+    // Made here, so that SQLite does not make one for everyone.
     private_file(path)?;
     let connection = Connection::open(path).map_err(failed)?;
     let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -165,13 +167,13 @@ fn connect(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Makes an empty file for its owner only, so that SQLite does not make one for everyone.
-fn private_file(path: &Path) -> std::io::Result<()> {
+/// Opens a file, made for its owner only if it is not there.
+pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    options.open(path)
 }
 
 fn remedy(error: &rusqlite::Error) -> &'static str {
