@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -10,14 +10,15 @@ use peers_crypto::{DATA_HEADER, DatagramKind, DeviceKey, Freshness, Gate, MAX_DA
 use peers_wire::{PeerId, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
-use thiserror::Error;
 
 use crate::beacon::Beacons;
 use crate::config::{Config, Stats};
 use crate::control::{self, Control, Route};
-use crate::dial::{Discovery, Wanted};
+use crate::dial::Wanted;
+use crate::discovery::Discovery;
 use crate::exchange::Book;
 use crate::limits::Ledger;
+use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, Transmit};
 use crate::paths::Link;
 use crate::peer::{MAX_TAG, Peer};
 use crate::reflexive::Reflexive;
@@ -38,125 +39,6 @@ pub const MAX_ADDRESSES: usize = 8;
 const MAX_HALF_OPEN: usize = 256;
 /// Most local addresses.
 const MAX_LOCAL: usize = 16;
-
-/// A datagram to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to; for a beacon a multicast group, to be sent on every interface.
-    pub destination: SocketAddr,
-    /// The datagram: at most [`MAX_DATAGRAM`] bytes.
-    pub payload: Bytes,
-}
-
-/// How datagrams reach a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// Sent to this address.
-    Direct(SocketAddr),
-    /// Passed on by this peer.
-    Relayed(PeerId),
-}
-
-impl From<Link> for Path {
-    fn from(link: Link) -> Self {
-        match link {
-            Link::Direct(address) => Self::Direct(address),
-            Link::Relayed { via, .. } => Self::Relayed(via),
-        }
-    }
-}
-
-/// Why a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DisconnectReason {
-    /// It has not answered for [`Config::dead_after`].
-    Timeout,
-    /// It said goodbye.
-    Closed,
-    /// It has forgotten us, most likely because it was started again; the new connection follows.
-    Restarted,
-    /// [`Agent::disconnect`] was called.
-    Requested,
-}
-
-/// What happened, for the layer above.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A session with `peer` is there. Comes once until `Disconnected`.
-    Connected {
-        /// Who.
-        peer: PeerId,
-        /// By which path.
-        path: Path,
-    },
-    /// The session with `peer` goes by another path from now on; nothing else changes.
-    PathChanged {
-        /// Who.
-        peer: PeerId,
-        /// By which path.
-        path: Path,
-    },
-    /// The session with `peer` is gone.
-    Disconnected {
-        /// Who.
-        peer: PeerId,
-        /// Why.
-        reason: DisconnectReason,
-    },
-    /// `peer` sent `data`, in order of arrival.
-    Data {
-        /// Who; authenticated.
-        peer: PeerId,
-        /// At most [`MAX_DATA`] bytes.
-        data: Bytes,
-    },
-    /// A peer sees us at this address, which is new to us.
-    Reflexive(SocketAddr),
-}
-
-/// A connected peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerInfo {
-    /// Who.
-    pub id: PeerId,
-    /// How it is reached.
-    pub path: Path,
-    /// Smoothed round trip time of the path, once measured.
-    pub rtt: Option<Duration>,
-    /// When it was last heard.
-    pub heard: Instant,
-}
-
-/// Why a connection was not begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum ConnectError {
-    /// The id is our own.
-    #[error("this is our own id")]
-    Myself,
-    /// The id is not a valid public key.
-    #[error("{0} is not a valid key")]
-    Identity(PeerId),
-    /// [`MAX_WANTED`] others were asked for.
-    #[error("{MAX_WANTED} other peers were asked for")]
-    TooMany,
-}
-
-/// Why data was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum SendError {
-    /// There is no session with the peer.
-    #[error("no session with {0}")]
-    NotConnected(PeerId),
-    /// More than [`MAX_DATA`] bytes.
-    #[error("{0} bytes are more than the {MAX_DATA} that fit a datagram")]
-    TooLarge(usize),
-    /// [`MAX_TRANSMITS`] datagrams wait to be taken.
-    #[error("{MAX_TRANSMITS} datagrams wait to be taken")]
-    Full,
-    /// There is no path that may carry so much now: the address is not proven yet, or the relay is gone.
-    #[error("no path to {0} may carry this now")]
-    NoPath(PeerId),
-}
 
 /// What a local index stands for.
 #[derive(Debug, Clone, Copy)]
@@ -470,22 +352,6 @@ impl Agent {
             return;
         }
         self.events.push_back(event);
-    }
-
-    pub(crate) fn on_beacon_timer(&mut self, now: Instant) {
-        let port = |v6| self.local.iter().find(|local| local.is_ipv6() == v6).map(SocketAddr::port);
-        let ports = [(crate::BEACON_GROUP_V4.into(), port(false)), (crate::BEACON_GROUP_V6.into(), port(true))];
-        let mut pause = None;
-        for (group, port) in ports {
-            let Some(port) = port else { continue };
-            let (beacon, after) = self.beacons.next(port, pause.is_none(), &mut self.rng);
-            pause = Some(after);
-            self.stats.beacons_sent += 1;
-            self.push(SocketAddr::new(group, crate::BEACON_PORT), beacon);
-        }
-        if let Some(pause) = pause {
-            self.timers.set(Timer::Beacon, now + pause);
-        }
     }
 
     /// A relayed datagram: one for others is passed on, one for us is taken.

@@ -1,4 +1,4 @@
-//! Handshakes: beginning them, repeating them, answering them.
+//! Handshakes that we begin: where they go, how often, and what their answers lead to.
 //!
 //! Every session is begun by IK. Where only an address is known, the first two datagrams of XX tell who is there (its responder keeps nothing), and IK follows.
 
@@ -6,25 +6,25 @@ use core::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use peers_crypto::{Admission, DatagramKind, HandshakeError, Initiator, Response, hash, receiver_index, respond};
+use peers_crypto::{DatagramKind, HandshakeError, Initiator, receiver_index};
 use peers_wire::{PeerId, Timestamp};
-use rand::{Rng, RngExt};
+use rand::RngExt;
 
 use crate::address;
-use crate::agent::{Agent, ConnectError, MAX_ADDRESSES, MAX_WANTED, Slot, Timer};
-use crate::beacon::Heard;
+use crate::agent::{Agent, MAX_ADDRESSES, MAX_WANTED, Slot, Timer};
 use crate::control::{Answer, Control, MAX_CANDIDATES, Offer};
+use crate::output::ConnectError;
 use crate::paths::Link;
-use crate::peer::{Answered, Dial, Peer, Purpose};
+use crate::peer::{Dial, Peer, Purpose};
 use crate::sessions::Keyed;
 
 /// Pause before a handshake is repeated the first time: to an address, and through a relay, which takes longer. It doubles each time.
-const REPEAT_DIRECT: Duration = Duration::from_millis(250);
+pub(crate) const REPEAT_DIRECT: Duration = Duration::from_millis(250);
 const REPEAT_RELAYED: Duration = Duration::from_millis(700);
 /// A handshake is given up after so long; one for the sake of having enough sessions, or to repair one, after half of it.
-const DIAL_TIME: Duration = Duration::from_secs(8);
+pub(crate) const DIAL_TIME: Duration = Duration::from_secs(8);
 /// First and longest pause between attempts at a wanted peer.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Relays asked at once for a wanted peer; one less for another.
 const FAN_OUT: usize = 3;
 
@@ -33,16 +33,6 @@ const FAN_OUT: usize = 3;
 pub(crate) struct Wanted {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) failures: u32,
-}
-
-/// An address whose owner's key is being asked for.
-#[derive(Debug)]
-pub(crate) struct Discovery {
-    /// The XX handshake under way; none between attempts.
-    initiator: Option<Initiator>,
-    /// The user asked for it: it is repeated until answered.
-    wanted: bool,
-    sends: u32,
 }
 
 impl Agent {
@@ -226,101 +216,7 @@ impl Agent {
         candidates
     }
 
-    /// Someone wants a session. `seen`: a relay introduced them, and sees them at this address.
-    pub(crate) fn on_initiation(&mut self, now: Instant, link: Link, datagram: &[u8], seen: Option<SocketAddr>) {
-        let Some((body, _)) = datagram.split_last_chunk::<16>() else {
-            self.stats.dropped_malformed += 1;
-            return;
-        };
-        let digest = hash(&[b"peers initiation", body]);
-        if let Some(id) = self.digests.get(&digest) {
-            self.answer_again(now, *id, link);
-            return;
-        }
-        if !self.admit(now, link, datagram) {
-            return;
-        }
-        let (index, token) = (self.random_index(), self.rng.random());
-        let answer = Answer { token, observed: link.address() }.encode();
-        let (remote, timestamp, early, session, reply) = match respond(&self.key, datagram, index, &answer, &mut self.rng) {
-            Ok(Response::Ik { remote, timestamp, early, session, reply }) => (remote, timestamp, early, session, Bytes::from(reply)),
-            Ok(Response::Xx { .. }) => return,
-            Err(error) => {
-                self.count_handshake_error(error);
-                return;
-            }
-        };
-        let Ok(offer) = Offer::decode(&early) else {
-            self.stats.dropped_malformed += 1;
-            return;
-        };
-        let full = self.connected.len() >= self.config.max_sessions && !self.wanted.contains_key(&remote);
-        if !self.peers.contains_key(&remote) && (full || !self.has_room()) {
-            self.stats.dropped_limited += 1;
-            return;
-        }
-        if !self.freshness.accept(remote, timestamp) {
-            self.stats.dropped_replayed += 1;
-            return;
-        }
-        let association = self.rng.random();
-        let peer = self.peers.entry(remote).or_insert_with(|| Box::new(Peer::new(now, association)));
-        let gone = peer.sessions.add(Keyed::new(now, session, false, Some(offer.association)));
-        let earlier = peer.answered.replace(Answered { digest, response: reply.clone(), token, to: Some(link) });
-        if let Link::Relayed { via, route } = link {
-            self.learn_relay(now, remote, via, route);
-        }
-        if let Some(earlier) = earlier {
-            self.digests.remove(&earlier.digest);
-        }
-        if let Some(gone) = gone {
-            self.indices.remove(&gone);
-        }
-        self.digests.insert(digest, remote);
-        self.indices.insert(index, Slot::Session(remote));
-        self.stats.answered += 1;
-        self.send_raw(link, reply);
-        self.arm(remote);
-        if let (Some(seen), Link::Relayed { via, .. }) = (seen, link) {
-            self.introduced_by(now, remote, via, seen, &offer.candidates);
-        }
-    }
-
-    /// The same initiation came again, maybe by another path: so does the answer.
-    fn answer_again(&mut self, now: Instant, id: PeerId, link: Link) {
-        let Some(answered) = self.peers.get_mut(&id).and_then(|peer| peer.answered.as_mut()) else { return };
-        if answered.to != Some(link) {
-            answered.to = None;
-        }
-        let response = answered.response.clone();
-        if let Link::Relayed { via, route } = link {
-            self.learn_relay(now, id, via, route);
-        }
-        self.send_raw(link, response);
-    }
-
-    /// Whether a first handshake datagram is worth a key agreement now; if not, it is counted, and maybe challenged.
-    fn admit(&mut self, now: Instant, link: Link, datagram: &[u8]) -> bool {
-        let source = match link {
-            Link::Direct(address) => Some(address),
-            Link::Relayed { via, .. } => self.peers.get(&via).and_then(|relay| relay.paths.proven_address()),
-        };
-        let Some(source) = source else { return false };
-        match self.gate.admit(now, source, datagram, &mut self.rng) {
-            Admission::Admit => true,
-            Admission::Challenge(cookie) => {
-                self.stats.challenged += 1;
-                self.send_raw(link, cookie.into());
-                false
-            }
-            Admission::Refuse => {
-                self.stats.dropped_forged += 1;
-                false
-            }
-        }
-    }
-
-    fn count_handshake_error(&mut self, error: HandshakeError) {
+    pub(crate) fn count_handshake_error(&mut self, error: HandshakeError) {
         match error {
             HandshakeError::Malformed(_) | HandshakeError::TooLong(_) => self.stats.dropped_malformed += 1,
             HandshakeError::Unexpected => self.stats.dropped_unknown += 1,
@@ -402,118 +298,6 @@ impl Agent {
                 }
             }
             _ => self.stats.dropped_unknown += 1,
-        }
-    }
-
-    pub(crate) fn on_beacon(&mut self, now: Instant, wall: Timestamp, remote: SocketAddr, datagram: &[u8]) {
-        let heard = if self.config.lan { self.beacons.handle(now, remote, datagram, &self.local) } else { Heard::Ignore };
-        match heard {
-            Heard::Answer(address) if self.connected.iter().any(|id| self.peers.get(id).is_some_and(|peer| peer.paths.is_at(address))) => {}
-            Heard::Answer(address) => {
-                self.stats.beacons_answered += 1;
-                self.discover(now, wall, address, false);
-            }
-            Heard::Ignore => self.stats.dropped_beacons += 1,
-            Heard::Malformed => self.stats.dropped_malformed += 1,
-        }
-    }
-
-    /// Asks who is at `address`: until it is answered if it is `wanted`, else once.
-    pub(crate) fn discover(&mut self, now: Instant, wall: Timestamp, address: SocketAddr, wanted: bool) {
-        if address::scope(address).is_none() {
-            return;
-        }
-        if let Some(known) = self.discoveries.get_mut(&address) {
-            known.wanted |= wanted;
-            if known.wanted {
-                return;
-            }
-        } else if self.discoveries.len() >= MAX_WANTED {
-            return;
-        }
-        self.end_discovery(address);
-        self.discoveries.insert(address, Discovery { initiator: None, wanted, sends: 0 });
-        self.on_discovery_timer(now, wall, address);
-    }
-
-    pub(crate) fn on_discovery_timer(&mut self, now: Instant, wall: Timestamp, address: SocketAddr) {
-        let Some(discovery) = self.discoveries.get_mut(&address) else { return };
-        if !discovery.wanted && discovery.sends > 0 {
-            self.end_discovery(address);
-            return;
-        }
-        let pause = (REPEAT_DIRECT * (1 << discovery.sends.min(10))).min(BACK_OFF.1);
-        discovery.sends += 1;
-        // A beacon's sender has DIAL_TIME to answer the one datagram it is owed.
-        let pause = if discovery.wanted { pause } else { DIAL_TIME };
-        if discovery.initiator.is_none() {
-            let index = self.random_index();
-            let (initiator, _) = Initiator::xx(&self.key, index, wall, &mut self.rng);
-            self.indices.insert(index, Slot::Discovery(address));
-            if let Some(discovery) = self.discoveries.get_mut(&address) {
-                discovery.initiator = Some(initiator);
-            }
-        }
-        let datagram = self
-            .discoveries
-            .get(&address)
-            .and_then(|discovery| discovery.initiator.as_ref())
-            .map(|xx| Bytes::copy_from_slice(xx.datagram()));
-        self.timers.set(Timer::Discovery(address), now + pause);
-        if let Some(datagram) = datagram {
-            self.push(address, datagram);
-        }
-    }
-
-    fn end_discovery(&mut self, address: SocketAddr) -> Option<Discovery> {
-        let discovery = self.discoveries.remove(&address)?;
-        if let Some(initiator) = &discovery.initiator {
-            self.indices.remove(&initiator.index());
-        }
-        self.timers.clear(Timer::Discovery(address));
-        Some(discovery)
-    }
-
-    /// Someone asks who we are. We say so, to anyone at a bounded rate, and keep nothing.
-    pub(crate) fn on_xx_first(&mut self, now: Instant, remote: SocketAddr, datagram: &[u8]) {
-        if !self.admit(now, Link::Direct(remote), datagram) {
-            return;
-        }
-        let index = self.rng.next_u32();
-        match respond(&self.key, datagram, index, &[], &mut self.rng) {
-            Ok(Response::Xx { reply, .. }) => {
-                self.stats.answered += 1;
-                self.push(remote, reply);
-            }
-            Ok(Response::Ik { .. }) => {}
-            Err(error) => self.count_handshake_error(error),
-        }
-    }
-
-    /// Someone says who they are: they receive at the address that was asked, so a session can be begun there.
-    pub(crate) fn on_xx_second(&mut self, now: Instant, wall: Timestamp, datagram: &[u8]) {
-        let Some(Slot::Discovery(address)) = receiver_index(datagram).and_then(|index| self.indices.get(&index).copied()) else {
-            self.stats.dropped_unknown += 1;
-            return;
-        };
-        let Some(initiator) = self.discoveries.get_mut(&address).and_then(|discovery| discovery.initiator.as_mut()) else { return };
-        match initiator.finish(&self.key, datagram) {
-            Ok(finished) => {
-                let wanted = self.end_discovery(address).is_some_and(|discovery| discovery.wanted);
-                if wanted {
-                    let mut addresses = self.wanted.get(&finished.remote).map(|wanted| wanted.addresses.clone()).unwrap_or_default();
-                    addresses.retain(|known| *known != address);
-                    addresses.insert(0, address);
-                    // An id that is no valid key cannot have come out of a handshake.
-                    let _ = self.want(now, wall, finished.remote, &addresses);
-                } else if !self.connected.contains(&finished.remote) && self.has_room() {
-                    let _ = self.dial(now, wall, finished.remote, vec![address], Purpose::Exchange);
-                }
-            }
-            Err(HandshakeError::Myself) => {
-                self.end_discovery(address);
-            }
-            Err(error) => self.count_handshake_error(error),
         }
     }
 

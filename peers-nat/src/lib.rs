@@ -19,14 +19,17 @@
 
 mod address;
 mod agent;
+mod answer;
 mod beacon;
 mod config;
 mod control;
 mod dial;
+mod discovery;
 mod exchange;
 mod introduce;
 mod limits;
 mod liveness;
+mod output;
 mod paths;
 mod peer;
 mod reflexive;
@@ -36,12 +39,10 @@ mod timers;
 #[cfg(test)]
 mod vector_tests;
 
-pub use agent::{
-    Agent, ConnectError, DisconnectReason, Event, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED, Path, PeerInfo,
-    SendError, Transmit,
-};
+pub use agent::{Agent, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED};
 pub use beacon::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT};
 pub use config::{Config, MAX_SESSIONS, PUBLIC_SWARM, Stats};
+pub use output::{ConnectError, DisconnectReason, Event, Path, PeerInfo, SendError, Transmit};
 
 #[cfg(test)]
 mod tests {

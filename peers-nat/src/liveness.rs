@@ -8,8 +8,9 @@ use peers_crypto::{DATA_HEADER, OpenError, receiver_index};
 use peers_wire::{PeerId, Timestamp};
 use rand::RngExt;
 
-use crate::agent::{Agent, DisconnectReason, Event, Slot, Timer};
+use crate::agent::{Agent, Slot, Timer};
 use crate::control::{self, Association, CONTROL, Control, DATA};
+use crate::output::{DisconnectReason, Event};
 use crate::paths::Link;
 use crate::peer::{MAX_TAG, Peer, Purpose, Waiting};
 use crate::relay;

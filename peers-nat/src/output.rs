@@ -1,0 +1,130 @@
+//! What an agent gives out: datagrams, events, errors.
+
+use core::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use peers_wire::PeerId;
+use thiserror::Error;
+
+use crate::agent::{MAX_DATA, MAX_TRANSMITS, MAX_WANTED};
+use crate::paths::Link;
+
+/// A datagram to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to; for a beacon a multicast group, to be sent on every interface.
+    pub destination: SocketAddr,
+    /// The datagram: at most [`MAX_DATAGRAM`] bytes.
+    pub payload: Bytes,
+}
+
+/// How datagrams reach a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Sent to this address.
+    Direct(SocketAddr),
+    /// Passed on by this peer.
+    Relayed(PeerId),
+}
+
+impl From<Link> for Path {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Direct(address) => Self::Direct(address),
+            Link::Relayed { via, .. } => Self::Relayed(via),
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisconnectReason {
+    /// It has not answered for [`Config::dead_after`].
+    Timeout,
+    /// It said goodbye.
+    Closed,
+    /// It has forgotten us, most likely because it was started again; the new connection follows.
+    Restarted,
+    /// [`Agent::disconnect`] was called.
+    Requested,
+}
+
+/// What happened, for the layer above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A session with `peer` is there. Comes once until `Disconnected`.
+    Connected {
+        /// Who.
+        peer: PeerId,
+        /// By which path.
+        path: Path,
+    },
+    /// The session with `peer` goes by another path from now on; nothing else changes.
+    PathChanged {
+        /// Who.
+        peer: PeerId,
+        /// By which path.
+        path: Path,
+    },
+    /// The session with `peer` is gone.
+    Disconnected {
+        /// Who.
+        peer: PeerId,
+        /// Why.
+        reason: DisconnectReason,
+    },
+    /// `peer` sent `data`, in order of arrival.
+    Data {
+        /// Who; authenticated.
+        peer: PeerId,
+        /// At most [`MAX_DATA`] bytes.
+        data: Bytes,
+    },
+    /// A peer sees us at this address, which is new to us.
+    Reflexive(SocketAddr),
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Who.
+    pub id: PeerId,
+    /// How it is reached.
+    pub path: Path,
+    /// Smoothed round trip time of the path, once measured.
+    pub rtt: Option<Duration>,
+    /// When it was last heard.
+    pub heard: Instant,
+}
+
+/// Why a connection was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ConnectError {
+    /// The id is our own.
+    #[error("this is our own id")]
+    Myself,
+    /// The id is not a valid public key.
+    #[error("{0} is not a valid key")]
+    Identity(PeerId),
+    /// [`MAX_WANTED`] others were asked for.
+    #[error("{MAX_WANTED} other peers were asked for")]
+    TooMany,
+}
+
+/// Why data was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SendError {
+    /// There is no session with the peer.
+    #[error("no session with {0}")]
+    NotConnected(PeerId),
+    /// More than [`MAX_DATA`] bytes.
+    #[error("{0} bytes are more than the {MAX_DATA} that fit a datagram")]
+    TooLarge(usize),
+    /// [`MAX_TRANSMITS`] datagrams wait to be taken.
+    #[error("{MAX_TRANSMITS} datagrams wait to be taken")]
+    Full,
+    /// There is no path that may carry so much now: the address is not proven yet, or the relay is gone.
+    #[error("no path to {0} may carry this now")]
+    NoPath(PeerId),
+}
