@@ -15,7 +15,7 @@ use crate::paths::Link;
 pub struct Transmit {
     /// Where to; for a beacon a multicast group, to be sent on every interface.
     pub destination: SocketAddr,
-    /// The datagram: at most [`MAX_DATAGRAM`] bytes.
+    /// The datagram: at most [`MAX_DATAGRAM`](peers_crypto::MAX_DATAGRAM) bytes.
     pub payload: Bytes,
 }
 
@@ -40,13 +40,13 @@ impl From<Link> for Path {
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisconnectReason {
-    /// It has not answered for [`Config::dead_after`].
+    /// It has not answered for [`Config::dead_after`](crate::Config::dead_after).
     Timeout,
     /// It said goodbye.
     Closed,
     /// It has forgotten us, most likely because it was started again; the new connection follows.
     Restarted,
-    /// [`Agent::disconnect`] was called.
+    /// [`Agent::disconnect`](crate::Agent::disconnect) was called.
     Requested,
 }
 
