@@ -1,4 +1,23 @@
 //! The stream relay: gossip, and a small cache lent to everyone.
+//!
+//! A [`Cache`] spreads packets among the peers that are connected, keeps some for those who are away, and finds what is missing. A publisher pushes a packet to a few neighbours,
+//! these push it on to fewer; everyone announces what it holds by key (16 bytes), and who lacks it asks the nearest that has it. Neighbours that want the same topic compare sums of
+//! what they have, so that nothing stays lost. A budget of bytes ([`Config::budget`]) is lent to packets of anyone: those of subscribed topics first, then those that are near the
+//! peer's own id by hash distance, so that all peers together hold far more than one.
+//!
+//! It checks what it takes in: the id is computed, a message's signature is checked against its topic, a fragment against its parent, once each, after deduplication and before it is stored.
+//! It reads nothing: packets are sealed (`peers-crypto`). It leaves to others: sessions (it speaks to a [`PeerId`](peers_wire::PeerId) by messages of at most [`MAX_MESSAGE`] bytes, which
+//! may be lost, doubled or overtaken), putting fragments together ([`peers_wire::Reassembly`]), and the disk ([`Event::Kept`], [`Event::Dropped`], [`Cache::load`]).
+//!
+//! The caller gives one input, takes out what is to be sent and what happened, and sleeps until the next deadline:
+//!
+//! ```
+#![doc = include_str!("../examples/two_caches.rs")]
+//! ```
+//!
+//! Sources: Leitão, Pereira, Rodrigues, "Epidemic Broadcast Trees" (eager and lazy push); Demers et al., "Epidemic Algorithms for Replicated Database Maintenance" (anti-entropy, and why
+//! rumours alone miss some); Meyer, "Range-Based Set Reconciliation", arXiv:2212.13567; RFC 6298 (round trips). The messages are docs/PROTOCOL.md, chapter "Cache and gossip"; why things
+//! are as they are, docs/decisions/0006-cache-and-gossip.md; what attackers can do, docs/THREATS.md.
 
 mod cache;
 mod config;
