@@ -22,7 +22,7 @@ pub(crate) fn cumulative(label: &str, samples: &[f64]) -> Result<String, fmt::Er
         let at = y(share);
         writeln!(
             svg,
-            r##"<path d="M{LEFT} {at}h{WIDTH}" stroke="#ddd"/><text x="{}" y="{}" text-anchor="end">{share:.1}</text>"##,
+            r##"<path d="M{LEFT} {at:.1}h{WIDTH}" stroke="#ddd"/><text x="{}" y="{:.1}" text-anchor="end">{share:.1}</text>"##,
             LEFT - 6.0,
             at + 4.0
         )?;
@@ -39,7 +39,12 @@ pub(crate) fn cumulative(label: &str, samples: &[f64]) -> Result<String, fmt::Er
         seconds += step;
     }
     writeln!(svg, r#"<text x="{}" y="{}" text-anchor="middle">seconds</text>"#, LEFT + WIDTH / 2.0, TOP + HEIGHT + 36.0)?;
-    write!(svg, r##"<path fill="none" stroke="#1f5fa8" stroke-width="1.5" d="M{LEFT} {}"##, y(0.0))?;
+    write!(
+        svg,
+        r##"<path fill="none" stroke="#1f5fa8" stroke-width="1.5" d="M{:.1} {}"##,
+        x(sorted.first().copied().unwrap_or(0.0)),
+        y(0.0)
+    )?;
     // A few hundred points show the same curve as a million.
     let every = (sorted.len() / POINTS).max(1);
     for (i, seconds) in sorted.iter().enumerate().filter(|(i, _)| i % every == 0 || i + 1 == sorted.len()) {
@@ -79,7 +84,7 @@ mod tests {
     fn the_curve_runs_from_the_lower_left_to_the_upper_end_of_its_samples() {
         let samples: Vec<_> = (1..=1000).map(|i| f64::from(i) / 1000.0).collect();
         let svg = cumulative("delivery <of> all", &samples).expect("writing to a string");
-        assert!(svg.contains("M50 330 ") && svg.contains(" L650.0 30.0\"/>"), "{svg}");
+        assert!(svg.contains("M50.6 330 ") && svg.contains(" L650.0 30.0\"/>"), "{svg}");
         assert!(svg.contains("delivery &lt;of> all (n = 1000)"));
     }
 
