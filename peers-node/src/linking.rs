@@ -70,13 +70,14 @@ impl Stack {
         let topic = code.rendezvous();
         self.begin_linking(now, wall, code, Side::Acceptor { acceptor: Box::new(acceptor), answered: false }, PATIENCE);
         self.say_link(now, wall, &topic, &hello);
+        self.settle(now, wall);
         Ok(())
     }
 
     fn begin_linking(&mut self, now: Instant, wall: Timestamp, code: &LinkCode, side: Side, patience: Duration) {
         let topic = code.rendezvous();
         self.linking = Some(Linking { side, topic: topic.clone(), until: now + patience });
-        self.follow(now, wall, topic.read_key(), Purpose::Link);
+        self.follow(now, topic.read_key(), Purpose::Link);
         self.settle(now, wall);
     }
 
@@ -163,7 +164,7 @@ impl Stack {
 
     fn say_link(&mut self, now: Instant, wall: Timestamp, topic: &TopicKey, message: &[u8]) {
         // No message of linking comes near the largest possible.
-        let _ = self.publish_for(now, wall, topic, message, LINK_LIFETIME);
+        let _ = self.say(now, wall, topic, message, LINK_LIFETIME);
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use peers_crypto::{TopicKey, open_from, seal_to};
-use peers_wire::{PacketId, PeerId, Timestamp};
+use peers_wire::{DEFAULT_LIFETIME, PacketId, PeerId, Timestamp};
 
 use crate::message::{Letter, LetterId, MailBody, PeerMessage};
 use crate::stack::{Event, Stack};
@@ -46,7 +46,7 @@ impl Mailroom {
 impl Stack {
     /// Sends a letter to `to`; [`Event::MailStored`] and [`Event::MailDelivered`] tell what became of it.
     pub fn send(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
-        self.add_contact(now, wall, to, false);
+        self.add_contact(now, to, false);
         let direct = self.mail.sending.len() < MAX_DIRECT && self.send_to(to, &PeerMessage::Mail(MailBody::Letter(letter.clone())));
         if direct {
             self.mail.sending.insert(letter.id, Outgoing::Direct { to, letter });
@@ -64,13 +64,13 @@ impl Stack {
         {
             let topic = contact.topic.clone();
             // Short enough for any message.
-            let _ = self.publish(now, wall, &topic, &receipt.encode());
+            let _ = self.say(now, wall, &topic, &receipt.encode(), DEFAULT_LIFETIME);
         }
         self.settle(now, wall);
     }
 
     /// Knows `peer` as someone to exchange mail with (`established`: they have written to us).
-    pub fn add_contact(&mut self, now: Instant, wall: Timestamp, peer: PeerId, established: bool) {
+    pub fn add_contact(&mut self, now: Instant, peer: PeerId, established: bool) {
         if let Some(contact) = self.mail.contacts.get_mut(&peer) {
             if established && !contact.established {
                 contact.established = true;
@@ -83,14 +83,14 @@ impl Stack {
         }
         // Nobody owns a key that does not convert: there is no one to write to.
         let Ok(topic) = TopicKey::between(&self.key, peer) else { return };
-        self.follow(now, wall, topic.read_key(), Purpose::Mail);
+        self.follow(now, topic.read_key(), Purpose::Mail);
         self.mail.contacts.insert(peer, Contact { topic, established });
         self.events.push_back(Event::Contact { peer, established });
     }
 
-    pub(crate) fn follow_inbox(&mut self, now: Instant, wall: Timestamp) {
+    pub(crate) fn follow_inbox(&mut self, now: Instant) {
         let topic = TopicKey::inbox(self.id()).read_key();
-        self.follow(now, wall, topic, Purpose::Inbox);
+        self.follow(now, topic, Purpose::Inbox);
     }
 
     /// The session with `peer` ended: what it has not acknowledged goes through the relay cache.
@@ -110,9 +110,9 @@ impl Stack {
         let body = MailBody::Letter(letter.clone()).encode();
         let known = self.mail.contacts.get(&to).filter(|contact| contact.established).map(|contact| contact.topic.clone());
         let published = match known {
-            Some(topic) => self.publish(now, wall, &topic, &body),
+            Some(topic) => self.say(now, wall, &topic, &body, DEFAULT_LIFETIME),
             None => match seal_to(&self.key, to, &body, &mut self.rng) {
-                Ok(sealed) => self.publish(now, wall, &TopicKey::inbox(to), &sealed),
+                Ok(sealed) => self.say(now, wall, &TopicKey::inbox(to), &sealed, DEFAULT_LIFETIME),
                 Err(_) => return,
             },
         };
@@ -151,7 +151,7 @@ impl Stack {
     pub(crate) fn on_mail(&mut self, now: Instant, wall: Timestamp, from: PeerId, mail: MailBody) {
         match mail {
             MailBody::Letter(letter) => {
-                self.add_contact(now, wall, from, true);
+                self.add_contact(now, from, true);
                 self.events.push_back(Event::Mail { from, letter });
             }
             MailBody::Receipt(id) => {
@@ -167,7 +167,7 @@ impl Stack {
                 if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.remove(&id) {
                     self.mail.posted.remove(&packet);
                 }
-                self.add_contact(now, wall, from, true);
+                self.add_contact(now, from, true);
                 self.events.push_back(Event::MailDelivered { id });
             }
         }

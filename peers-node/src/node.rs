@@ -545,7 +545,7 @@ impl Saved {
             labels.insert(key.id(), (label.clone(), key));
         }
         for (peer, established) in &self.contacts {
-            stack.add_contact(now, wall, *peer, *established);
+            stack.add_contact(now, *peer, *established);
         }
         for (peer, address) in &self.peers {
             stack.remember(now, wall, *peer, &[*address]);

@@ -228,7 +228,7 @@ impl Stack {
             events: VecDeque::new(),
             stats: Stats::default(),
         };
-        stack.follow_inbox(now, wall);
+        stack.follow_inbox(now);
         stack.follow_account(now, wall);
         stack
     }
@@ -319,7 +319,7 @@ impl Stack {
         }
         if self.databases.insert(database) {
             let topic = self.account.database_topic(database).read_key();
-            self.follow(now, wall, topic, crate::topics::Purpose::Database(database));
+            self.follow(now, topic, crate::topics::Purpose::Database(database));
             for peer in self.connected_devices() {
                 self.send_to(peer, &PeerMessage::Open { database, open: true });
                 if self.peers.get(&peer).is_some_and(|peer| peer.databases.contains(&database)) {
@@ -416,6 +416,10 @@ impl Stack {
             while let Some(event) = self.cache.poll_event() {
                 moved = true;
                 self.on_cache_event(now, wall, event);
+            }
+            while let Some(packet) = self.topics.held.pop_front() {
+                moved = true;
+                self.on_packet(now, wall, packet);
             }
             while let Some(id) = self.busy.pop_first() {
                 moved = true;
@@ -636,7 +640,7 @@ impl Stack {
             let message = PeerMessage::Account { user: self.account.user.encode().into(), catalogue: self.account.catalogue.clone() };
             let topic = self.account.topic();
             // Larger than a message only with thousands of devices; these learn it when they meet.
-            let _ = self.publish(now, wall, &topic, &message.encode());
+            let _ = self.say(now, wall, &topic, &message.encode(), peers_wire::DEFAULT_LIFETIME);
         }
     }
 
@@ -651,7 +655,7 @@ impl Stack {
             if device == own || before.contains(&device) {
                 continue;
             }
-            self.add_contact(now, wall, device, true);
+            self.add_contact(now, device, true);
             let _ = self.agent.connect(now, wall, device, &[]);
             if self.is_connected(device) {
                 self.greet(device);
@@ -662,7 +666,7 @@ impl Stack {
     /// Follows the account's own topic, and seeks the user's other devices.
     pub(crate) fn follow_account(&mut self, now: Instant, wall: Timestamp) {
         let topic = self.account.topic().read_key();
-        self.follow(now, wall, topic, crate::topics::Purpose::Account);
+        self.follow(now, topic, crate::topics::Purpose::Account);
         self.meet_devices(now, wall, &BTreeSet::new());
     }
 
@@ -675,7 +679,7 @@ impl Stack {
         self.account = account;
         for database in self.databases.clone() {
             let topic = self.account.database_topic(database).read_key();
-            self.follow(now, wall, topic, crate::topics::Purpose::Database(database));
+            self.follow(now, topic, crate::topics::Purpose::Database(database));
         }
         self.follow_account(now, wall);
         self.events.push_back(Event::AccountChanged);

@@ -1,6 +1,6 @@
 //! Topics a node follows: packets become messages, each goes where its topic's purpose says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use peers_crypto::{Draft, ReadKey, SealError, TopicKey};
@@ -39,12 +39,15 @@ struct Followed {
 pub(crate) struct Topics {
     followed: BTreeMap<TopicId, Followed>,
     reassembly: Reassembly,
+    /// Packets that were in the cache when their topic was followed; taken when the layers settle.
+    pub(crate) held: VecDeque<Packet>,
     repair_at: Option<Instant>,
 }
 
 impl Topics {
     pub(crate) fn new() -> Self {
-        Self { followed: BTreeMap::new(), reassembly: Reassembly::new(peers_wire::Config::default()), repair_at: None }
+        let reassembly = Reassembly::new(peers_wire::Config::default());
+        Self { followed: BTreeMap::new(), reassembly, held: VecDeque::new(), repair_at: None }
     }
 
     /// When fragments that are missing are asked for.
@@ -56,7 +59,7 @@ impl Topics {
 impl Stack {
     /// Follows a topic: its messages, those held here already first, come as [`Event::Message`].
     pub fn subscribe(&mut self, now: Instant, wall: Timestamp, key: ReadKey) {
-        self.follow(now, wall, key, Purpose::Application);
+        self.follow(now, key, Purpose::Application);
         self.settle(now, wall);
     }
 
@@ -88,6 +91,20 @@ impl Stack {
         body: &[u8],
         lifetime: u16,
     ) -> Result<PacketId, SealError> {
+        let id = self.say(now, wall, topic, body, lifetime)?;
+        self.settle(now, wall);
+        Ok(id)
+    }
+
+    /// As [`Stack::publish_for`], for what is said while the layers settle.
+    pub(crate) fn say(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        topic: &TopicKey,
+        body: &[u8],
+        lifetime: u16,
+    ) -> Result<PacketId, SealError> {
         let followed = self.topics.followed.get_mut(&topic.id());
         let previous = followed.as_ref().map_or(Link::NONE, |followed| followed.last);
         let draft = Draft { created: wall, lifetime, previous, postage: MAX_POSTAGE };
@@ -97,18 +114,14 @@ impl Stack {
             followed.last = id.link();
         }
         self.cache.publish(now, wall, packets);
-        self.settle(now, wall);
         Ok(id)
     }
 
-    pub(crate) fn follow(&mut self, now: Instant, wall: Timestamp, key: ReadKey, purpose: Purpose) {
+    pub(crate) fn follow(&mut self, now: Instant, key: ReadKey, purpose: Purpose) {
         let topic = key.topic();
         self.topics.followed.insert(topic, Followed { key, purpose, last: Link::NONE });
         self.cache.subscribe(now, topic);
-        let held: Vec<Packet> = self.cache.packets(topic).cloned().collect();
-        for packet in held {
-            self.on_packet(now, wall, packet);
-        }
+        self.topics.held.extend(self.cache.packets(topic).cloned());
     }
 
     pub(crate) fn unfollow(&mut self, now: Instant, topic: TopicId) {
