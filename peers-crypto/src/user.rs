@@ -144,6 +144,18 @@ impl User {
         Ok(new)
     }
 
+    /// As [`User::merge`], for what [`User::encode`] wrote elsewhere. Signatures of statements held already are not checked again.
+    ///
+    /// # Errors
+    /// [`UserError`]: [`UserError::Create`] unless the statement that created this user is among them, so that who has never heard from its devices costs us no check.
+    pub fn merge_encoded(&mut self, bytes: &[u8]) -> Result<usize, UserError> {
+        let statements = read(bytes)?;
+        if !statements.iter().any(|statement| statement.id().0 == self.id.0) {
+            return Err(UserError::Create);
+        }
+        self.merge(statements)
+    }
+
     /// Adds a device, with its [`consent`](crate::consent) to be added by `key`.
     ///
     /// # Errors
@@ -250,22 +262,27 @@ impl User {
     /// # Errors
     /// [`UserError`]
     pub fn decode(bytes: &[u8]) -> Result<Self, UserError> {
-        let mut reader = Reader::new(bytes);
-        match reader.u8()? {
-            VERSION => {}
-            other => return Err(DecodeError::Kind(other).into()),
-        }
-        let mut statements: Vec<Statement> = Vec::new();
-        for _ in 0..reader.count(MAX_STATEMENTS, "number of statements")? {
-            let statement = Statement::decode(reader.string(MAX_STATEMENT, "statement")?)?;
-            if statements.last().is_some_and(|last| last.id() >= statement.id()) {
-                return Err(DecodeError::NotCanonical("order of statements").into());
-            }
-            statements.push(statement);
-        }
-        reader.finish()?;
-        Self::from_statements(statements)
+        Self::from_statements(read(bytes)?)
     }
+}
+
+/// Statements as [`User::encode`] wrote them, unchecked.
+fn read(bytes: &[u8]) -> Result<Vec<Statement>, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    match reader.u8()? {
+        VERSION => {}
+        other => return Err(DecodeError::Kind(other)),
+    }
+    let mut statements: Vec<Statement> = Vec::new();
+    for _ in 0..reader.count(MAX_STATEMENTS, "number of statements")? {
+        let statement = Statement::decode(reader.string(MAX_STATEMENT, "statement")?)?;
+        if statements.last().is_some_and(|last| last.id() >= statement.id()) {
+            return Err(DecodeError::NotCanonical("order of statements"));
+        }
+        statements.push(statement);
+    }
+    reader.finish()?;
+    Ok(statements)
 }
 
 /// Statements in order, each with what it descends from.
@@ -468,6 +485,24 @@ mod tests {
         let other = User::create(&stranger, "Bob", "pc", WALL).unwrap();
         assert_eq!(user.merge(other.statements().cloned()), Err(UserError::Create));
         assert_eq!(user, before);
+    }
+
+    #[test]
+    fn encoded_statements_merge_if_they_are_of_the_same_user() {
+        let [laptop, phone, _, stranger] = keys();
+        let (mut here, mut there) = (alice(), alice());
+        there.rename(&phone, "Alicia", WALL).unwrap();
+        assert_eq!(here.merge_encoded(&there.encode()), Ok(1));
+        assert_eq!(here.merge_encoded(&there.encode()), Ok(0));
+        assert_eq!(here, there);
+        let other = User::create(&stranger, "Bob", "pc", WALL).unwrap();
+        assert_eq!(here.merge_encoded(&other.encode()), Err(UserError::Create));
+        assert_eq!(here.merge_encoded(&[1, 0]), Err(UserError::Create), "nothing shows that they are of this user");
+        there.rename(&laptop, "Al", WALL).unwrap();
+        let mut forged = there.encode();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        assert!(here.merge_encoded(&forged).is_err());
     }
 
     #[test]

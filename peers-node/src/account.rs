@@ -200,6 +200,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_account_with_long_statements_reads_back() {
+        let key = DeviceKey::from_seed(&[1; 32]);
+        let mut account = Account::create(Timestamp(1), &key, "laptop", [2; 32]).unwrap();
+        // Sixteen at a time that do not know of each other: each names sixteen before it.
+        for round in 0..28 {
+            let known = account.user.clone();
+            for name in 0..16 {
+                let mut user = known.clone();
+                let statement = user.rename(&key, &format!("{name} of {round}"), Timestamp(1)).unwrap();
+                account.user.merge([statement]).unwrap();
+            }
+        }
+        let bytes = account.encode();
+        assert!(bytes.len() > 256 << 10);
+        assert_eq!(Account::decode(&bytes).unwrap().user(), account.user());
+    }
+
+    #[test]
     fn catalogues_merge_to_the_same_in_any_order() {
         let (a, b) = (DatabaseId([1; 32]), DatabaseId([2; 32]));
         let mut left = Catalogue::default();

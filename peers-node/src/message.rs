@@ -121,8 +121,8 @@ impl MailBody {
     }
 }
 
-/// Largest encoded statement chain of a user, in bytes.
-pub(crate) const MAX_USER: usize = 256 << 10;
+/// Largest encoded statement chain of a user, in bytes: as many statements as a user may have, each as long as it may be.
+pub(crate) const MAX_USER: usize = 1 << 20;
 /// Longest file name or database name, in bytes of UTF-8.
 pub const MAX_NAME: usize = 255;
 /// Largest letter, in bytes: what fits a fragmented message with its name and seals.

@@ -522,9 +522,10 @@ impl Stack {
     fn on_message(&mut self, now: Instant, wall: Timestamp, from: PeerId, message: &Bytes) {
         let trusted = self.account.has_device(from);
         match PeerMessage::decode(message) {
-            Ok(PeerMessage::Account { user, catalogue }) if trusted => {
-                self.on_account(now, wall, &user, &catalogue);
-                self.on_greeting(from);
+            Ok(PeerMessage::Account { user, catalogue }) => {
+                if self.on_account(now, wall, from, &user, &catalogue) {
+                    self.on_greeting(from);
+                }
             }
             Ok(PeerMessage::Open { database, open }) if trusted => self.on_open(from, database, open),
             Ok(PeerMessage::Mail(mail)) => self.on_mail(now, wall, from, mail),
@@ -613,21 +614,29 @@ impl Stack {
         }
     }
 
-    /// Another device of the user tells what it knows of the account.
-    pub(crate) fn on_account(&mut self, now: Instant, wall: Timestamp, user: &[u8], catalogue: &crate::account::Catalogue) {
-        let Ok(user) = peers_crypto::User::decode(user) else {
-            self.stats.refused_messages += 1;
-            return;
-        };
+    /// A device tells what it knows of the account. `false` if it is none of the user's.
+    ///
+    /// The statements prove themselves: one that this device has not heard of (or forgot in a crash) before it is added may bring those that add it.
+    pub(crate) fn on_account(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        from: PeerId,
+        user: &[u8],
+        catalogue: &crate::account::Catalogue,
+    ) -> bool {
         let before: BTreeSet<PeerId> = self.device_ids();
-        let Ok(grown) = self.account.user.merge(user.statements().cloned()) else {
+        let grown = self.account.user.merge_encoded(user);
+        let genuine = grown.is_ok() && self.account.has_device(from);
+        if !genuine {
             self.stats.refused_messages += 1;
-            return;
-        };
-        if self.account.catalogue.merge(catalogue) || grown > 0 {
+        }
+        let changed = genuine && self.account.catalogue.merge(catalogue);
+        if changed || grown.is_ok_and(|grown| grown > 0) {
             self.events.push_back(Event::AccountChanged);
             self.meet_devices(now, wall, &before);
         }
+        genuine
     }
 
     /// This device changed the account: keep it, and tell the others.

@@ -164,15 +164,17 @@ impl Stack {
         match purpose {
             Purpose::Application => self.events.push_back(Event::Message(message)),
             _ if own => {}
-            Purpose::Account if self.account.has_device(message.author) => match PeerMessage::decode(&message.payload) {
-                Ok(PeerMessage::Account { user, catalogue }) => self.on_account(now, wall, &user, &catalogue),
+            Purpose::Account => match PeerMessage::decode(&message.payload) {
+                Ok(PeerMessage::Account { user, catalogue }) => {
+                    self.on_account(now, wall, message.author, &user, &catalogue);
+                }
                 _ => self.stats.refused_topic_messages += 1,
             },
             Purpose::Database(database) if self.account.has_device(message.author) => {
                 let input = DatabaseInput::Changes { from: message.author, changes: message.payload };
                 self.events.push_back(Event::Database { database, input });
             }
-            Purpose::Account | Purpose::Database(_) => self.stats.refused_topic_messages += 1,
+            Purpose::Database(_) => self.stats.refused_topic_messages += 1,
             Purpose::Mail => self.on_mail_topic(now, wall, message.author, &message.payload),
             Purpose::Inbox => self.on_inbox(now, wall, message.author, &message.payload),
             Purpose::Link => self.on_link_message(now, wall, message.author, &message.payload),
