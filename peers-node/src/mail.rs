@@ -25,7 +25,7 @@ pub(crate) struct Mailroom {
 struct Contact {
     /// What only the two can name and read.
     topic: TopicKey,
-    /// They have written to us, and so follow that topic.
+    /// They have written a letter to us, and so follow that topic.
     established: bool,
 }
 
@@ -59,17 +59,17 @@ impl Stack {
     /// A letter is stored here: its sender is told.
     pub fn acknowledge(&mut self, now: Instant, wall: Timestamp, to: PeerId, id: LetterId) {
         let receipt = MailBody::Receipt(id);
+        // Who wrote to us follows the topic of the two.
         if !self.send_to(to, &PeerMessage::Mail(receipt.clone()))
-            && let Some(contact) = self.mail.contacts.get(&to)
+            && let Ok(topic) = TopicKey::between(&self.key, to)
         {
-            let topic = contact.topic.clone();
             // Short enough for any message.
             let _ = self.say(now, wall, &topic, &receipt.encode(), DEFAULT_LIFETIME);
         }
         self.settle(now, wall);
     }
 
-    /// Knows `peer` as someone to exchange mail with (`established`: they have written to us).
+    /// Knows `peer` as someone to exchange mail with, and follows the topic of the two (`established`: they have written to us, so that they follow it too).
     pub fn add_contact(&mut self, now: Instant, peer: PeerId, established: bool) {
         if let Some(contact) = self.mail.contacts.get_mut(&peer) {
             if established && !contact.established {
@@ -151,7 +151,10 @@ impl Stack {
     pub(crate) fn on_mail(&mut self, now: Instant, wall: Timestamp, from: PeerId, mail: MailBody) {
         match mail {
             MailBody::Letter(letter) => {
-                self.add_contact(now, from, true);
+                // A letter of anybody else makes us follow nothing: strangers are without number.
+                if self.mail.contacts.contains_key(&from) {
+                    self.add_contact(now, from, true);
+                }
                 self.events.push_back(Event::Mail { from, letter });
             }
             MailBody::Receipt(id) => {
@@ -167,7 +170,6 @@ impl Stack {
                 if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.remove(&id) {
                     self.mail.posted.remove(&packet);
                 }
-                self.add_contact(now, from, true);
                 self.events.push_back(Event::MailDelivered { id });
             }
         }

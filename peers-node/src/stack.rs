@@ -81,7 +81,7 @@ pub enum Event {
         /// The letter.
         id: LetterId,
     },
-    /// A peer became someone to exchange mail with (`established`: it has answered or written); to be kept on disk.
+    /// A peer became someone to exchange mail with (`established`: it has written to us as well); to be kept on disk.
     Contact {
         /// The peer.
         peer: PeerId,
