@@ -178,6 +178,39 @@ struct Peer {
     greeted: bool,
     /// Databases that it keeps open.
     databases: BTreeSet<DatabaseId>,
+    /// Messages whose order matters and none of which may be missing, for which the transport has no room yet.
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+}
+
+impl Peer {
+    fn send(&mut self, message: &PeerMessage) -> bool {
+        let lane = match message {
+            PeerMessage::Mail(MailBody::Letter(letter)) if letter.body.len() > MAX_INTERACTIVE_LETTER => Lane::Bulk,
+            PeerMessage::Mail(_) => Lane::Interactive,
+            // One lane, as their order matters: who we are, which databases, what they say.
+            PeerMessage::Account { .. } | PeerMessage::Open { .. } | PeerMessage::Database { .. } => {
+                let message = message.encode();
+                let fits = self.waiting_bytes + message.len() <= MAX_WAITING;
+                if fits {
+                    self.waiting_bytes += message.len();
+                    self.waiting.push_back(message);
+                    self.send_waiting();
+                }
+                return fits;
+            }
+        };
+        self.transport.send(lane, message.encode()).is_ok()
+    }
+
+    fn send_waiting(&mut self) {
+        while let Some(message) = self.waiting.front()
+            && self.transport.send(Lane::Bulk, message.clone()).is_ok()
+        {
+            self.waiting_bytes -= message.len();
+            self.waiting.pop_front();
+        }
+    }
 }
 
 /// A whole node. Give it one input, then drain [`Stack::poll_transmit`] and [`Stack::poll_event`] to `None`, then sleep until [`Stack::poll_timeout`].
@@ -455,7 +488,7 @@ impl Stack {
         // A session that replaces another begins anew: nothing of the old one is on its way any more.
         self.on_disconnected(now, wall, peer);
         let transport = Transport::new(now, self.transport_config.clone(), self.rng.random());
-        self.peers.insert(peer, Peer { transport, greeted: false, databases: BTreeSet::new() });
+        self.peers.insert(peer, Peer { transport, greeted: false, databases: BTreeSet::new(), waiting: VecDeque::new(), waiting_bytes: 0 });
         self.cache.peer_connected(now, peer);
         self.tell_rtt(peer);
         self.events.push_back(Event::Connected { peer, path });
@@ -501,6 +534,7 @@ impl Stack {
                 transport::Event::Broken(_) => broken = true,
             }
         }
+        peer.send_waiting();
         loop {
             let mut data = Writer::with_capacity(peers_nat::MAX_DATA);
             data.u8(FRAMES);
@@ -554,14 +588,8 @@ impl Stack {
     /// Queues a reliable message; `false` if there is no session or its queue is full.
     pub(crate) fn send_to(&mut self, to: PeerId, message: &PeerMessage) -> bool {
         let Some(peer) = self.peers.get_mut(&to) else { return false };
-        let lane = match message {
-            PeerMessage::Mail(MailBody::Letter(letter)) if letter.body.len() > MAX_INTERACTIVE_LETTER => Lane::Bulk,
-            PeerMessage::Mail(_) => Lane::Interactive,
-            // One lane, as their order matters: who we are, which databases, what they say.
-            PeerMessage::Account { .. } | PeerMessage::Open { .. } | PeerMessage::Database { .. } => Lane::Bulk,
-        };
         self.busy.insert(to);
-        let queued = peer.transport.send(lane, message.encode()).is_ok();
+        let queued = peer.send(message);
         if !queued {
             self.stats.overflowed += 1;
         }
@@ -704,5 +732,7 @@ impl Stack {
 const GOSSIP: u8 = 0;
 /// First byte of session data: frames of the transport.
 const FRAMES: u8 = 1;
+/// Bytes that wait for room in the transport to one peer: the few batches of a database that are on their way at a time, of rows as large as they get.
+const MAX_WAITING: usize = 512 << 20;
 /// Letters above this many bytes do not keep others waiting.
 const MAX_INTERACTIVE_LETTER: usize = 256 << 10;

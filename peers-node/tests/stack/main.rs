@@ -6,7 +6,7 @@ mod net;
 use bytes::Bytes;
 use net::Net;
 use peers_crypto::TopicKey;
-use peers_node::{Event, Letter};
+use peers_node::{Config, DatabaseInput, Event, Letter, transport};
 use peers_wire::Timestamp;
 
 fn letter(id: u8, body: &'static [u8]) -> Letter {
@@ -164,4 +164,107 @@ fn only_devices_of_the_user_are_heard_about_its_databases_and_account() {
     net.run_secs(2);
     assert!(!net.events(1).any(|event| matches!(event, Event::Database { .. })));
     assert_eq!(net.with(1, |stack, _, _| stack.stats().refused_messages), 1);
+}
+
+#[test]
+fn a_message_held_when_its_topic_is_followed_comes_once() {
+    let mut net = Net::new(9, 2);
+    net.connect_all();
+    let topic = TopicKey::from_seed([9; 32]);
+    net.with(0, |stack, now, wall| stack.publish(now, wall, &topic, b"early").unwrap());
+    net.run_secs(2);
+    net.with(1, |stack, now, wall| stack.subscribe(now, wall, topic.read_key()));
+    net.run_secs(2);
+    assert_eq!(net.messages(1).count(), 1);
+}
+
+#[test]
+fn letters_of_strangers_do_not_make_us_follow_topics_and_are_acknowledged_all_the_same() {
+    let mut net = Net::new(10, 3);
+    net.connect(0, 2);
+    net.run_secs(1);
+    let (from, to) = (net.id(0), net.id(1));
+    net.with(0, |stack, now, wall| stack.send(now, wall, to, letter(6, b"buy this")));
+    net.run_secs(3);
+    net.pause(0);
+    net.connect(1, 2);
+    net.run_secs(5);
+    assert!(net.events(1).any(|event| matches!(event, Event::Mail { from: sender, .. } if *sender == from)));
+    assert!(!net.events(1).any(|event| matches!(event, Event::Contact { .. })));
+    net.with(1, |stack, now, wall| stack.acknowledge(now, wall, from, [6; 16]));
+    net.run_secs(3);
+    net.pause(1);
+    net.resume(0);
+    net.run_secs(60);
+    assert!(net.events(0).any(|event| matches!(event, Event::MailDelivered { id } if *id == [6; 16])));
+    // Whoever answers becomes someone to share a topic with, on both sides, and what follows arrives.
+    net.resume(1);
+    net.with(1, |stack, now, wall| stack.send(now, wall, from, letter(7, b"no")));
+    net.run_secs(60);
+    net.pause(1);
+    net.run_secs(60);
+    let established = |event: &Event| matches!(event, Event::Contact { peer, established: true } if *peer == to);
+    assert!(net.events(0).any(established));
+    net.with(0, |stack, now, wall| stack.send(now, wall, to, letter(8, b"please")));
+    net.run_secs(3);
+    net.pause(0);
+    net.resume(1);
+    net.run_secs(60);
+    assert!(net.events(1).any(|event| matches!(event, Event::Mail { letter, .. } if letter.body == "please")));
+}
+
+#[test]
+fn a_device_that_was_welcomed_before_a_crash_lost_the_news_is_known_again_when_they_meet() {
+    let mut net = Net::new(11, 2);
+    net.connect_all();
+    let before = net.with(0, |stack, _, _| stack.account().clone());
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    net.run_secs(10);
+    assert!(net.events(1).any(|event| matches!(event, Event::Linked { .. })));
+    // The inviter said welcome, and was killed before its own disk had it.
+    net.restart(0, before);
+    net.connect(0, 1);
+    net.run_secs(60);
+    let phone = net.id(1);
+    assert!(net.with(0, |stack, _, _| stack.account().has_device(phone)));
+    let database = peers_node::DatabaseId([3; 32]);
+    for node in 0..2 {
+        net.with(node, |stack, now, wall| stack.open_database(now, wall, database, "notes"));
+    }
+    net.run_secs(5);
+    for node in 0..2 {
+        let connected = |event: &Event| matches!(event, Event::Database { input: DatabaseInput::PeerConnected(_), .. });
+        assert!(net.events(node).any(connected), "node {node}");
+    }
+}
+
+#[test]
+fn what_replicas_say_waits_for_room_and_arrives_whole_and_in_order() {
+    let transport = transport::Config { send_buffer: 32 << 10, ..transport::Config::default() };
+    let mut net = Net::with_config(12, 2, &Config { transport, ..Config::default() });
+    net.connect_all();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    net.run_secs(10);
+    let database = peers_node::DatabaseId([3; 32]);
+    for node in 0..2 {
+        net.with(node, |stack, now, wall| stack.open_database(now, wall, database, "notes"));
+    }
+    net.run_secs(2);
+    let to = net.id(1);
+    let said: Vec<Bytes> = (0..40u8).map(|i| vec![i; 20_000].into()).collect();
+    for message in said.clone() {
+        net.with(0, |stack, now, wall| stack.send_database(now, wall, database, to, message));
+    }
+    net.run_secs(60);
+    let heard: Vec<Bytes> = net
+        .events(1)
+        .filter_map(|event| match event {
+            Event::Database { input: DatabaseInput::Message { message, .. }, .. } => Some(message.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(heard.len(), said.len());
+    assert!(heard == said);
 }

@@ -15,6 +15,7 @@ use rand_chacha::ChaCha20Rng;
 pub(crate) struct Net {
     start: Instant,
     now: Duration,
+    keys: Vec<DeviceKey>,
     stacks: Vec<Stack>,
     events: Vec<Vec<Event>>,
     paused: HashSet<usize>,
@@ -27,14 +28,18 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+        Self::with_config(seed, nodes, &Config::default())
+    }
+
+    pub(crate) fn with_config(seed: u64, nodes: usize, config: &Config) -> Self {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
         let start = Instant::now();
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
-        let stacks = (0..nodes)
-            .map(|node| {
-                let key = DeviceKey::from_seed(&rng.random());
-                let account = Account::create(WALL, &key, "device", rng.random()).unwrap();
-                let mut stack = Stack::new(start, WALL, Config::default(), key, account, rng.random());
+        let keys: Vec<_> = (0..nodes).map(|_| DeviceKey::from_seed(&rng.random())).collect();
+        let stacks = (keys.iter().enumerate())
+            .map(|(node, key)| {
+                let account = Account::create(WALL, key, "device", rng.random()).unwrap();
+                let mut stack = Stack::new(start, WALL, config.clone(), key.clone(), account, rng.random());
                 stack.set_local_addresses(start, WALL, &[address(node)]);
                 stack
             })
@@ -43,6 +48,7 @@ impl Net {
         Self {
             start,
             now: Duration::ZERO,
+            keys,
             stacks,
             events,
             paused: HashSet::new(),
@@ -71,6 +77,14 @@ impl Net {
         }
         self.run_secs(2);
         assert!(self.stacks.iter().all(|stack| stack.sessions() == self.stacks.len() - 1));
+    }
+
+    /// The node is killed and starts again with nothing but its key and `account`.
+    pub(crate) fn restart(&mut self, node: usize, account: Account) {
+        let (now, wall) = self.time();
+        let key = self.keys[node].clone();
+        self.stacks[node] = Stack::new(now, wall, Config::default(), key, account, self.rng.random());
+        self.with(node, |stack, now, wall| stack.set_local_addresses(now, wall, &[address(node)]));
     }
 
     /// From now on the node neither hears nor does anything.
