@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use thiserror::Error;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 /// Why the state file cannot be used.
@@ -108,7 +109,7 @@ impl Store {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             // The disk is behind by thousands of jobs: wait for it rather than forget.
             Err(TrySendError::Full(job)) => {
-                let _ = tokio::task::block_in_place(|| jobs.send(job));
+                let _ = wait(|| jobs.send(job));
             }
         }
     }
@@ -120,6 +121,14 @@ impl Drop for Store {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// Runs what blocks; a runtime with other threads moves its tasks there.
+fn wait<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
@@ -207,7 +216,7 @@ fn closed() -> rusqlite::Error {
 const MAX_QUEUED_JOBS: usize = 4096;
 const MAX_BATCH: usize = 512;
 const FORMAT: i64 = 1;
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS account(id INTEGER PRIMARY KEY CHECK(id = 1), bytes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS peer(id BLOB PRIMARY KEY, address TEXT NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contact(id BLOB PRIMARY KEY, established INTEGER NOT NULL) WITHOUT ROWID;
@@ -244,6 +253,23 @@ mod tests {
         let wrong = Store::open(&path, &[8; 32]).unwrap_err().to_string();
         assert!(wrong.contains("belongs to another key file"), "{wrong}");
         assert!(!std::fs::read(&path).unwrap().starts_with(b"SQLite format 3"));
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_full_is_waited_for_in_a_runtime_of_one_thread_too() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(&temp.path().join("state.sqlite"), &[7; 32]).unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        store.write_behind("nothing", move |_| held.recv().map_err(|_| closed()));
+        for _ in 0..MAX_QUEUED_JOBS {
+            store.write_behind("nothing", |_| Ok(()));
+        }
+        let releasing = std::thread::spawn(move || release.send(()));
+        for _ in 0..MAX_QUEUED_JOBS {
+            store.write_behind("nothing", |_| Ok(()));
+        }
+        assert_eq!(store.run(|_| Ok(7)).await, Ok(7));
+        releasing.join().unwrap().unwrap();
     }
 
     #[test]
