@@ -26,8 +26,9 @@ impl Clock {
 
     /// Time since an arbitrary start, never decreasing, suspensions included; and wall time.
     pub(crate) fn now(&self) -> (Instant, Timestamp) {
-        let read = system();
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Read under the lock: an older reading than the last would count a suspension twice.
+        let read = system();
         let awake = read.0.saturating_duration_since(state.read.0);
         let passed = Duration::from_millis(read.1.since(state.read.1));
         if passed > awake + MIN_SUSPENSION && passed < MAX_SUSPENSION {
