@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use peers_crypto::{LinkCode, TopicKey};
 use peers_sync::Replica;
-use peers_wire::{Link, PacketId, PeerId, Timestamp, TopicId};
+use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId};
 use rand::RngExt;
 use rusqlite::{Connection, params};
 use thiserror::Error;
@@ -57,8 +57,8 @@ impl Topic {
             driver.publications.insert(id, holders_sender);
             // The packets go to disk first: the history's job is behind them in the queue.
             driver.drain(now, wall);
-            let message =
-                stack::TopicMessage { topic: key.id(), id, author: driver.stack.id(), created: wall, previous: Link::NONE, payload: body };
+            let previous = driver.stack.cache().get(&id).and_then(Packet::previous).unwrap_or(Link::NONE);
+            let message = stack::TopicMessage { topic: key.id(), id, author: driver.stack.id(), created: wall, previous, payload: body };
             driver.store_message(message, |stored| drop(sender.send(stored)));
             Some(id)
         });
@@ -211,7 +211,7 @@ impl Sending {
     }
 }
 
-/// An invitation to link another device.
+/// An invitation to link another device; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Invitation {
     pub(crate) code: LinkCode,
