@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::account::DatabaseId;
 use crate::clock::Clock;
-use crate::message::LetterId;
+use crate::message::{Letter, LetterId};
 use crate::stack::DatabaseInput;
 
 /// What the threads beside the driver tell it.
@@ -23,6 +23,8 @@ pub(crate) enum Output {
     Database(DatabaseId, DatabaseOutput),
     /// A letter is on disk.
     MailStored { from: PeerId, letter: LetterId },
+    /// A letter of the outbox for a peer that has come.
+    SendAgain { to: PeerId, letter: Letter },
 }
 
 /// What the thread of a database tells the driver.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use peers_crypto::TopicKey;
@@ -15,7 +16,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::account::DatabaseId;
 use crate::clock::Clock;
 use crate::database::{DatabaseOutput, DatabaseThread, Output};
-use crate::message::{Letter, LetterId};
+use crate::mailbox::{self, Kept};
+use crate::message::{Letter, LetterId, MailBody};
 use crate::sockets::Sockets;
 use crate::stack::{self, DatabaseInput, Stack};
 use crate::store::Store;
@@ -49,6 +51,8 @@ pub(crate) struct Driver {
     pub(crate) reflexive: Vec<SocketAddr>,
     pub(crate) closing: bool,
     addresses_at: Instant,
+    /// Bytes of letters on their way to the disk.
+    unstored_mail: Arc<AtomicUsize>,
 }
 
 pub(crate) struct Parts {
@@ -82,6 +86,7 @@ impl Driver {
             reflexive: Vec::new(),
             closing: false,
             addresses_at,
+            unstored_mail: Arc::default(),
         }
     }
 
@@ -90,6 +95,7 @@ impl Driver {
         while !self.closing {
             let (now, wall) = self.clock.now();
             self.tell_addresses(now, wall);
+            self.end_abandoned_linking(now, wall);
             self.drain(now, wall);
             let wake = self.stack.poll_timeout().map_or(self.addresses_at, |at| at.min(self.addresses_at));
             let wake = self.clock.system_time(wake);
@@ -109,23 +115,35 @@ impl Driver {
                 Some(output) = self.thread_outputs.recv() => {
                     let (now, wall) = self.clock.now();
                     self.on_output(now, wall, output);
-                    for _ in 0..MAX_BATCH {
-                        let Ok(output) = self.thread_outputs.try_recv() else { break };
-                        self.on_output(now, wall, output);
-                    }
                 }
-                () = self.sockets.readable() => {
-                    let (now, wall) = self.clock.now();
-                    for _ in 0..MAX_BATCH {
-                        let Some((remote, datagram)) = self.sockets.try_recv() else { break };
-                        self.stack.handle_datagram(now, wall, remote, datagram);
-                    }
-                }
+                () = self.sockets.readable() => {}
             }
+            self.take_batches();
         }
         self.close_databases().await;
         let (now, wall) = self.clock.now();
         self.drain(now, wall);
+    }
+
+    /// Takes what has come from threads and sockets, whatever the driver was woken by: who commands without pause does not keep it from listening.
+    fn take_batches(&mut self) {
+        let (now, wall) = self.clock.now();
+        for _ in 0..MAX_BATCH {
+            let Ok(output) = self.thread_outputs.try_recv() else { break };
+            self.on_output(now, wall, output);
+        }
+        for _ in 0..MAX_BATCH {
+            let Some((remote, datagram)) = self.sockets.try_recv() else { break };
+            self.stack.handle_datagram(now, wall, remote, datagram);
+        }
+    }
+
+    /// A code that nobody waits for any more is void.
+    pub(crate) fn end_abandoned_linking(&mut self, now: Instant, wall: Timestamp) {
+        if self.linking.as_ref().is_some_and(tokio::sync::oneshot::Sender::is_closed) {
+            self.linking = None;
+            self.stack.cancel_linking(now, wall);
+        }
     }
 
     /// Ends the threads; what they still publish is part of what was acknowledged.
@@ -177,6 +195,9 @@ impl Driver {
         match event {
             stack::Event::Connected { peer, path } => {
                 self.remember_peer(peer, &path, wall);
+                if self.stack.is_contact(peer) {
+                    self.send_outbox(peer);
+                }
                 self.tell(NodeEvent::Connected { peer, path: describe(&path) });
             }
             stack::Event::PathChanged { peer, path } => {
@@ -297,7 +318,13 @@ impl Driver {
 
     /// A letter is acknowledged to its sender once it is on disk; a second copy is acknowledged again and shown once.
     fn on_mail(&self, from: PeerId, letter: Letter) {
-        let id = letter.id;
+        let (id, size) = (letter.id, letter.body.len());
+        let unstored = Arc::clone(&self.unstored_mail);
+        if unstored.fetch_add(size, Ordering::Relaxed) + size > MAX_UNSTORED_MAIL {
+            unstored.fetch_sub(size, Ordering::Relaxed);
+            tracing::warn!("the disk is behind: a letter of {from} is not taken now");
+            return;
+        }
         let mail = Mail {
             id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
             from,
@@ -311,22 +338,43 @@ impl Driver {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.store.write(
             move |c| {
-                let added = c.execute(
-                    "INSERT OR IGNORE INTO mail(id, sender, created, name, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-                    params![id, from.0, letter.created.0.cast_signed(), letter.name, letter.body.as_ref()],
-                )?;
-                let _ = sender.send(added > 0);
+                let _ = sender.send(mailbox::keep(c, from, &letter)?);
                 Ok(())
             },
             move |stored| {
-                if stored.is_ok() {
-                    acknowledge(from, id);
-                    if receiver.recv() == Ok(true) {
-                        let _ = events.send(NodeEvent::Mail(mail));
-                    }
+                unstored.fetch_sub(size, Ordering::Relaxed);
+                let kept = stored.map(|()| receiver.recv().unwrap_or(Kept::Refused));
+                match kept {
+                    Ok(Kept::New | Kept::Again) => acknowledge(from, id),
+                    Ok(Kept::Refused) => tracing::warn!("a letter of {from} is refused: those of strangers take all the room they may"),
+                    Err(_) => {}
+                }
+                if matches!(kept, Ok(Kept::New)) {
+                    let _ = events.send(NodeEvent::Mail(mail));
                 }
             },
         );
+    }
+
+    /// Sends what `peer` has not acknowledged; at most so much at a time.
+    fn send_outbox(&self, peer: PeerId) {
+        let outputs = self.outputs.clone();
+        self.store.write_behind("the outbox", move |c| {
+            let mut statement = c.prepare_cached("SELECT letter FROM outbox WHERE recipient = ?1 ORDER BY created LIMIT ?2")?;
+            let mut rows = statement.query(params![peer.0, MAX_SENT_AGAIN])?;
+            let mut bytes = 0;
+            while let Some(row) = rows.next()?
+                && bytes < MAX_SENT_AGAIN_BYTES
+            {
+                let letter: Vec<u8> = row.get(0)?;
+                bytes += letter.len();
+                if let Ok(MailBody::Letter(letter)) = MailBody::decode(&letter) {
+                    // Without room it goes when they meet again.
+                    let _ = outputs.try_send(Output::SendAgain { to: peer, letter });
+                }
+            }
+            Ok(())
+        });
     }
 
     fn handle_for_acknowledging(&self) -> impl FnOnce(PeerId, LetterId) + Send + use<> {
@@ -359,6 +407,7 @@ impl Driver {
         match output {
             Output::Database(database, output) => self.on_database_output(now, wall, database, output),
             Output::MailStored { from, letter } => self.stack.acknowledge(now, wall, from, letter),
+            Output::SendAgain { to, letter } => self.stack.send_again(now, wall, to, letter),
         }
     }
 
@@ -410,6 +459,11 @@ pub(crate) fn describe(path: &Path) -> String {
 const MAX_BATCH: usize = 64;
 const MAX_OUTPUTS: usize = 1024;
 const MAX_REFLEXIVE: usize = 8;
+/// Bytes of letters on their way to the disk; more are not taken, and come again as they are not acknowledged.
+const MAX_UNSTORED_MAIL: usize = 64 << 20;
+/// Letters sent again to a peer that has come, and their bytes, about.
+const MAX_SENT_AGAIN: i64 = 64;
+const MAX_SENT_AGAIN_BYTES: usize = 16 << 20;
 const MAX_REMEMBERED_PEERS: i64 = 256;
 /// How often the machine's addresses are looked at.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(5);

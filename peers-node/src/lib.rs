@@ -10,6 +10,7 @@ mod home;
 mod json;
 mod linking;
 mod mail;
+mod mailbox;
 mod message;
 mod node;
 mod sockets;

@@ -74,6 +74,14 @@ impl Stack {
         Ok(())
     }
 
+    /// Ends a linking that nobody waits for any more: its code is void.
+    pub fn cancel_linking(&mut self, now: Instant, wall: Timestamp) {
+        if let Some(linking) = self.linking.take() {
+            self.unfollow(now, linking.topic.id());
+        }
+        self.settle(now, wall);
+    }
+
     fn begin_linking(&mut self, now: Instant, wall: Timestamp, code: &LinkCode, side: Side, patience: Duration) {
         let topic = code.rendezvous();
         self.linking = Some(Linking { side, topic: topic.clone(), until: now + patience });

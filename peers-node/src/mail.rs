@@ -47,13 +47,28 @@ impl Stack {
     /// Sends a letter to `to`; [`Event::MailStored`] and [`Event::MailDelivered`] tell what became of it.
     pub fn send(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
         self.add_contact(now, to, false);
-        let direct = self.mail.sending.len() < MAX_DIRECT && self.send_to(to, &PeerMessage::Mail(MailBody::Letter(letter.clone())));
+        let direct = self.mail.sending.len() - self.mail.posted.len() < MAX_DIRECT
+            && self.send_to(to, &PeerMessage::Mail(MailBody::Letter(letter.clone())));
         if direct {
-            self.mail.sending.insert(letter.id, Outgoing::Direct { to, letter });
+            if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.insert(letter.id, Outgoing::Direct { to, letter }) {
+                self.mail.posted.remove(&packet);
+            }
         } else {
             self.post(now, wall, to, &letter);
         }
         self.settle(now, wall);
+    }
+
+    /// Sends a letter again to a peer that is connected: it may have been away for longer than caches keep it.
+    pub fn send_again(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
+        if self.is_connected(to) && !matches!(self.mail.sending.get(&letter.id), Some(Outgoing::Direct { .. })) {
+            self.send(now, wall, to, letter);
+        }
+    }
+
+    /// Whether it is someone to exchange mail with.
+    pub fn is_contact(&self, peer: PeerId) -> bool {
+        self.mail.contacts.contains_key(&peer)
     }
 
     /// A letter is stored here: its sender is told.
@@ -121,12 +136,12 @@ impl Stack {
             if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.insert(letter.id, Outgoing::Posted { to, packet }) {
                 self.mail.posted.remove(&packet);
             }
-            self.forget_oldest_posted();
+            self.forget_some_posted();
         }
     }
 
-    /// Posted letters are remembered only to report on them: the oldest are dropped first, whatever became of them.
-    fn forget_oldest_posted(&mut self) {
+    /// Posted letters are remembered only to report on them: of too many, some are not.
+    fn forget_some_posted(&mut self) {
         while self.mail.posted.len() > MAX_POSTED {
             if let Some((_, id)) = self.mail.posted.pop_first() {
                 self.mail.sending.remove(&id);
@@ -134,21 +149,21 @@ impl Stack {
         }
     }
 
-    pub(crate) fn on_mail_topic(&mut self, now: Instant, wall: Timestamp, author: PeerId, body: &[u8]) {
+    pub(crate) fn on_mail_topic(&mut self, now: Instant, author: PeerId, body: &[u8]) {
         match MailBody::decode(body) {
-            Ok(mail) => self.on_mail(now, wall, author, mail),
+            Ok(mail) => self.on_mail(now, author, mail),
             Err(_) => self.stats.refused_topic_messages += 1,
         }
     }
 
-    pub(crate) fn on_inbox(&mut self, now: Instant, wall: Timestamp, author: PeerId, sealed: &[u8]) {
+    pub(crate) fn on_inbox(&mut self, now: Instant, author: PeerId, sealed: &[u8]) {
         match open_from(&self.key, sealed) {
-            Ok((sender, body)) if sender == author => self.on_mail_topic(now, wall, author, &body),
+            Ok((sender, body)) if sender == author => self.on_mail_topic(now, author, &body),
             _ => self.stats.refused_topic_messages += 1,
         }
     }
 
-    pub(crate) fn on_mail(&mut self, now: Instant, wall: Timestamp, from: PeerId, mail: MailBody) {
+    pub(crate) fn on_mail(&mut self, now: Instant, from: PeerId, mail: MailBody) {
         match mail {
             MailBody::Letter(letter) => {
                 // A letter of anybody else makes us follow nothing: strangers are without number.

@@ -369,6 +369,7 @@ impl Node {
     pub async fn invite(&self) -> Result<Invitation, LinkError> {
         let (sender, outcome) = oneshot::channel();
         let code = self.call(move |driver, now, wall| {
+            driver.end_abandoned_linking(now, wall);
             let code = driver.stack.invite(now, wall)?;
             driver.linking = Some(sender);
             Ok(code)
@@ -384,6 +385,7 @@ impl Node {
         let (sender, outcome) = oneshot::channel();
         let name = self.shared.name.clone();
         self.call(move |driver, now, wall| {
+            driver.end_abandoned_linking(now, wall);
             driver.stack.accept(now, wall, &code, &name)?;
             driver.linking = Some(sender);
             Ok(())

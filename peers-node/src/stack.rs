@@ -562,7 +562,7 @@ impl Stack {
                 }
             }
             Ok(PeerMessage::Open { database, open }) if trusted => self.on_open(from, database, open),
-            Ok(PeerMessage::Mail(mail)) => self.on_mail(now, wall, from, mail),
+            Ok(PeerMessage::Mail(mail)) => self.on_mail(now, from, mail),
             Ok(PeerMessage::Database { database, message }) if trusted => {
                 // One that was closed a moment ago may still be written about.
                 if self.databases.contains(&database) {

@@ -196,3 +196,47 @@ async fn a_peer_without_a_key_given_is_found_at_its_address_and_after_a_restart_
         .await;
     assert_eq!(again.status().await.unwrap().listen[0], port, "the port is taken again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_commands_without_pause_does_not_keep_the_node_from_listening() {
+    let temp = tempfile::tempdir().unwrap();
+    let (alice, bob) = (open(temp.path(), "alice").await, open(temp.path(), "bob").await);
+    connect(&alice, &bob).await;
+    let key = TopicKey::from_seed([5; 32]);
+    let mut messages = bob.node.topic(&key).await.unwrap().subscribe();
+    let said = alice.node.topic(&key).await.unwrap();
+    let busy: Vec<_> = (0..64)
+        .map(|_| {
+            let node = bob.node.clone();
+            tokio::spawn(async move { while node.connect(None, Vec::new()).await.is_ok() {} })
+        })
+        .collect();
+    said.publish("are you there?").await.unwrap();
+    let heard = tokio::time::timeout(Duration::from_secs(10), messages.next()).await;
+    busy.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(heard.unwrap().unwrap().payload, "are you there?");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invitation_that_nobody_waits_for_is_void_and_in_nobodys_way() {
+    let temp = tempfile::tempdir().unwrap();
+    let (laptop, phone) = (open(temp.path(), "laptop").await, open(temp.path(), "phone").await);
+    connect(&laptop, &phone).await;
+    let abandoned = laptop.node.invite().await.unwrap();
+    let code: LinkCode = abandoned.code().to_string().parse().unwrap();
+    drop(abandoned);
+    let accepting = tokio::time::timeout(Duration::from_secs(2), phone.node.accept(code)).await;
+    assert!(accepting.is_err(), "{accepting:?}");
+    link(&laptop, &phone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_messages_name_the_one_before_in_the_history_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let peer = open(temp.path(), "peer").await;
+    let topic = peer.node.user_topic("diary").await.unwrap();
+    let first = topic.publish("one").await.unwrap().id();
+    topic.publish("two").await.unwrap();
+    let history = topic.history(10).await.unwrap();
+    assert_eq!(history.iter().map(|message| message.previous).collect::<Vec<_>>(), [None, Some(first.link())]);
+}

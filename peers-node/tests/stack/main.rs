@@ -268,3 +268,22 @@ fn what_replicas_say_waits_for_room_and_arrives_whole_and_in_order() {
     assert_eq!(heard.len(), said.len());
     assert!(heard == said);
 }
+
+#[test]
+fn a_letter_that_outlived_the_caches_is_sent_again_when_the_two_meet() {
+    let mut net = Net::new(13, 2);
+    let to = net.id(1);
+    net.with(0, |stack, now, wall| stack.send(now, wall, to, letter(6, b"long ago")));
+    net.run_secs(73 * 3600);
+    net.connect(0, 1);
+    net.run_secs(10);
+    let arrived = |event: &Event| matches!(event, Event::Mail { .. });
+    assert!(!net.events(1).any(arrived));
+    net.with(0, |stack, now, wall| stack.send_again(now, wall, to, letter(6, b"long ago")));
+    net.run_secs(2);
+    assert_eq!(net.events(1).filter(|event| arrived(event)).count(), 1);
+    // One that is on its way in the session is not sent twice.
+    net.with(0, |stack, now, wall| stack.send_again(now, wall, to, letter(6, b"long ago")));
+    net.run_secs(2);
+    assert_eq!(net.events(1).filter(|event| arrived(event)).count(), 1);
+}
