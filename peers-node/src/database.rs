@@ -125,7 +125,6 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => {
                     self.refresh(wall);
                     self.drain();
-                    self.say(DatabaseOutput::Closed);
                     return;
                 }
             }
@@ -196,6 +195,13 @@ impl Worker {
     fn say(&self, output: DatabaseOutput) {
         // This thread may wait for the driver; the driver never waits for this thread.
         let _ = self.outputs.blocking_send(Output::Database(self.id, output));
+    }
+}
+
+/// However the thread ends, a panic included: whoever closes the node waits for this.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.say(DatabaseOutput::Closed);
     }
 }
 
