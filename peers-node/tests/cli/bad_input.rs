@@ -169,6 +169,15 @@ impl Drop for SmallDisk {
 }
 
 #[test]
+fn a_home_with_too_long_a_path_for_a_socket_says_so() {
+    let home = Home::new();
+    let long = home.file(&"x".repeat(120));
+    let ran = home.run_at(&long, &["up", "--no-lan", "--listen", "127.0.0.1:0"]);
+    ran.fails(1, &["control.sock", "PEERS_HOME"]);
+    home.run_at(&long, &["status"]).fails(1, &["control.sock", "PEERS_HOME"]);
+}
+
+#[test]
 fn a_command_line_without_meaning_is_code_2_with_and_without_json() {
     let home = Home::new();
     for arguments in [

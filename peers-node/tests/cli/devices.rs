@@ -72,6 +72,19 @@ fn a_typing_error_in_the_code_names_the_word_and_uses_up_no_guess() {
     node.stop();
 }
 
+#[test]
+fn an_invitation_that_is_interrupted_makes_room_for_another() {
+    let home = Home::new();
+    let node = home.up_alone("laptop");
+    for _ in 0..3 {
+        let mut invite = home.spawn(&["invite"], b"");
+        code(&mut invite);
+        invite.signal(rustix::process::Signal::INT);
+        invite.end();
+    }
+    node.stop();
+}
+
 /// The code that `peers invite` prints: the one line of four words.
 fn code(invite: &mut crate::harness::Running) -> String {
     invite.line_with("peers accept");

@@ -53,7 +53,19 @@ impl Home {
     /// Runs `peers --json ARGUMENTS` to its end, with `input` on standard input.
     pub(crate) fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ran {
         let mut command = self.command(&["--json"]);
-        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.args(arguments);
+        Self::finish(command, input)
+    }
+
+    /// As [`Home::run`], with another folder as the home.
+    pub(crate) fn run_at(&self, path: &Path, arguments: &[&str]) -> Ran {
+        let mut command = self.command(&["--json"]);
+        command.args(arguments).env("PEERS_HOME", path);
+        Self::finish(command, b"")
+    }
+
+    fn finish(mut command: Command, input: &[u8]) -> Ran {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // A command that fails early does not read its input.
         let _ = child.stdin.take().unwrap().write_all(input);
         let output = child.wait_with_output().unwrap();

@@ -64,7 +64,12 @@ fn status(databases: Vec<DatabaseStatus>, output: Output) {
     }
     for database in &databases {
         let [name, place, state] = summary(database);
-        output.say(format!("{}: {place}\n  {state}", name.trim_start()));
+        output.say(format!("{}: {place}", name.trim_start()));
+        if database.path.is_none() {
+            output.say(format!("  bring it here with `peers db track FILE --name {}`", name.trim_start()));
+            continue;
+        }
+        output.say(format!("  {state}"));
         output.say(columns(
             &database.tables.iter().map(|table| [format!("  {}", safe(&table.name, false)), rows_of(table.rows)]).collect::<Vec<_>>(),
         ));
@@ -104,8 +109,14 @@ fn log(changes: Vec<Change>, output: Output) {
     let lines = changes.iter().map(|change| {
         let author = change.author_name.as_deref().unwrap_or_else(|| change.author.get(..8).unwrap_or_default());
         let key: Vec<_> = change.key.iter().map(cell).collect();
-        let what = if change.deleted { "deleted".to_owned() } else { safe(&change.columns.join(", "), false) };
-        [time(change.time), safe(author, false), safe(&format!("{} {}", change.table, key.join(", ")), false), what]
+        let what = match &change.columns[..] {
+            _ if change.deleted => "deleted".to_owned(),
+            // Nothing but its key, or all of it was written again since.
+            [] => "inserted".to_owned(),
+            columns => safe(&columns.join(", "), false),
+        };
+        let when = if change.time == 0 { "before it was tracked".to_owned() } else { time(change.time) };
+        [when, safe(author, false), safe(&format!("{} {}", change.table, key.join(", ")), false), what]
     });
     output.say(columns(&lines.collect::<Vec<_>>()));
     output.finish(&Log { changes });

@@ -15,8 +15,8 @@ pub(crate) async fn invite(output: Output) -> Result<(), Failure> {
     let linked = loop {
         match call.next::<Code, Linked>().await? {
             Next::Event(event) => {
-                output.progress("On the new device, run `peers accept` and type this code:\n");
-                output.progress(format!("    {}\n", event.code));
+                output.progress("On the new device, run `peers accept` and type this code:\n\n");
+                output.progress(format!("    {}\n\n", event.code));
                 output.progress("It is good for one guess and ten minutes. Waiting; Ctrl-C ends it.");
             }
             Next::Done(linked) => break linked,

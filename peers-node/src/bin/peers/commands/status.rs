@@ -28,7 +28,9 @@ fn shown(status: &Status) -> String {
         let _ = writeln!(out, "seen by others as {}", list(&status.reflexive));
     }
     let _ = writeln!(out, "\nYou: {}, {}", status.user.id, plural(status.user.devices.len(), "device", "devices"));
-    let devices = status.user.devices.iter().map(|device| {
+    let mut devices: Vec<_> = status.user.devices.iter().collect();
+    devices.sort_by_key(|device| (!device.this, &device.name));
+    let devices = devices.into_iter().map(|device| {
         let state = if device.this {
             "this device"
         } else if device.connected {

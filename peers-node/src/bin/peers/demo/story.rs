@@ -307,18 +307,23 @@ impl Story {
         self.all_connected().await?;
         self.phone.stop().await?;
         let text = self.text("for the phone");
+        let before = status(&self.stranger).await?.cache.packets;
         open(&self.files[0])?.execute_batch(&self.plan.insert.sql(0, &text))?;
         let published: Progress = self.laptop.run(&["topic", "publish", TOPIC, &text, "--wait", "stored"], None).await?;
         settled(&self.laptop).await?;
-        let packets = status(&self.stranger).await?.cache.packets;
+        // The message is one packet; the row is at least one more, which its writer has no way to wait for.
+        let packets = until(async || {
+            let packets = status(&self.stranger).await?.cache.packets;
+            ensure!(packets >= before + 2, "the stranger's cache grew from {before} to {packets} packets: the row is not among them");
+            Ok(packets - before)
+        })
+        .await?;
         self.laptop.stop().await?;
+        let copies = plural(published.copies as usize, "copy", "copies");
         Ok((
             published.id,
             text,
-            format!(
-                "1 row, 1 message, {} of the message elsewhere, {packets} packets in the stranger's cache",
-                plural(published.copies as usize, "copy", "copies")
-            ),
+            format!("1 row and 1 message of the laptop, {copies} of the message elsewhere, {packets} packets more in the stranger's cache"),
         ))
     }
 
