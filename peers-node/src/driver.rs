@@ -20,7 +20,7 @@ use crate::mailbox::{self, Kept};
 use crate::message::{Letter, LetterId, MailBody};
 use crate::sockets::Sockets;
 use crate::stack::{self, DatabaseInput, Stack};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::types::{Linked, Mail, Message, NodeEvent};
 
 /// Work for the driver: it runs with the stack in hand.
@@ -259,14 +259,16 @@ impl Driver {
             if let Err(error) = &stored {
                 tracing::error!("the new account could not be stored: {error}");
             }
-            let _ = events.send(NodeEvent::Linked(linked.clone()));
+            if stored.is_ok() {
+                let _ = events.send(NodeEvent::Linked(linked.clone()));
+            }
             if let Some(waiting) = waiting {
                 let _ = waiting.send(stored.map(|()| linked).map_err(crate::node::LinkError::State));
             }
         });
     }
 
-    pub(crate) fn store_account(&self, done: impl FnOnce(rusqlite::Result<()>) + Send + 'static) {
+    pub(crate) fn store_account(&self, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         let bytes = self.stack.account().encode();
         self.store.write(move |c| c.execute("INSERT OR REPLACE INTO account VALUES (1, ?1)", [bytes.as_slice()]).map(drop), done);
     }
@@ -278,7 +280,7 @@ impl Driver {
     }
 
     /// Adds a message to its topic's history; it is announced, and `done` called, when it is on disk.
-    pub(crate) fn store_message(&self, message: stack::TopicMessage, done: impl FnOnce(rusqlite::Result<()>) + Send + 'static) {
+    pub(crate) fn store_message(&self, message: stack::TopicMessage, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         let events = self.events.clone();
         let shown = Message {
             topic: message.topic,

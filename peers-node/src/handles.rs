@@ -262,6 +262,9 @@ pub enum DatabaseError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// What is tracked could not be stored on this device.
+    #[error(transparent)]
+    State(crate::store::StoreError),
     /// The path has no name to call the database by, or is taken by another database.
     #[error("{0}")]
     Refused(String),
@@ -319,14 +322,15 @@ impl Node {
         let sealed = if open { sealed } else { seals(&path, options.plain)? };
         let database = Database { node: self.clone(), id, name: name.clone(), path: path.clone(), sealed };
         if !open {
-            self.start_database(SavedDatabase { id, name: name.clone(), path: path.display().to_string(), sealed }).await?;
-            let shown = path.display().to_string();
-            let stored = self
-                .shared
-                .store
-                .run(move |c| c.execute("INSERT OR REPLACE INTO database VALUES (?1, ?2, ?3, ?4)", params![id.0, name, shown, sealed]))
-                .await;
-            stored.map_err(|source| database.failed(source))?;
+            let saved = SavedDatabase { id, name, path: path.display().to_string(), sealed };
+            let row = saved.clone();
+            let remember = move |c: &Connection| {
+                c.execute("INSERT OR REPLACE INTO database VALUES (?1, ?2, ?3, ?4)", params![row.id.0, row.name, row.path, row.sealed])
+            };
+            // What cannot be opened is not remembered, and what cannot be remembered is not begun.
+            let replica = self.open_replica(&saved).await?;
+            self.shared.store.run(remember).await.map_err(DatabaseError::State)?;
+            self.start_database(saved, replica).await?;
         }
         Ok(database)
     }
@@ -391,15 +395,18 @@ impl Node {
         Ok(all)
     }
 
-    async fn start_database(&self, saved: SavedDatabase) -> Result<(), DatabaseError> {
+    async fn open_replica(&self, saved: &SavedDatabase) -> Result<Replica, DatabaseError> {
         let config =
             peers_sync::Config { author: self.id(), key: saved.sealed.then(|| *self.shared.storage_key), ..peers_sync::Config::default() };
-        let path = PathBuf::from(&saved.path);
-        let file = path.clone();
-        let opened = tokio::task::spawn_blocking(move || Replica::open(&file, config)).await.map_err(|_| DatabaseError::Busy)??;
+        let file = PathBuf::from(&saved.path);
+        Ok(tokio::task::spawn_blocking(move || Replica::open(&file, config)).await.map_err(|_| DatabaseError::Busy)??)
+    }
+
+    async fn start_database(&self, saved: SavedDatabase, replica: Replica) -> Result<(), DatabaseError> {
         let clock = Arc::clone(&self.shared.clock);
         let started = self.call(move |driver, now, wall| {
-            let thread = DatabaseThread::start(saved.id, path, saved.sealed, opened, clock, driver.outputs.clone())?;
+            let path = PathBuf::from(&saved.path);
+            let thread = DatabaseThread::start(saved.id, path, saved.sealed, replica, clock, driver.outputs.clone())?;
             driver.databases.insert(saved.id, thread);
             driver.stack.open_database(now, wall, saved.id, &saved.name);
             Ok::<_, std::io::Error>(())
@@ -411,7 +418,11 @@ impl Node {
     pub(crate) async fn resume_databases(&self, saved: Vec<SavedDatabase>) {
         for database in saved {
             let path = database.path.clone();
-            if let Err(error) = self.start_database(database).await {
+            let started = match self.open_replica(&database).await {
+                Ok(replica) => self.start_database(database, replica).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = started {
                 tracing::error!("{path} is not kept in step: {error}");
             }
         }

@@ -124,8 +124,8 @@ pub enum PublishError {
         max: usize,
     },
     /// It could not be stored here, and so is not acknowledged.
-    #[error("the message could not be stored on this device: {0}; free space on the disk and publish it again")]
-    State(rusqlite::Error),
+    #[error("the message could not be stored on this device: {0}")]
+    State(StoreError),
     /// The node is closed.
     #[error(transparent)]
     Closed(#[from] Closed),
@@ -141,8 +141,8 @@ pub enum LinkError {
     #[error("{0}")]
     Refused(&'static str),
     /// The new account could not be stored.
-    #[error("the account could not be stored on this device: {0}; free space on the disk and link again")]
-    State(rusqlite::Error),
+    #[error("the account could not be stored on this device: {0}")]
+    State(StoreError),
     /// The node is closed.
     #[error(transparent)]
     Closed(#[from] Closed),
@@ -286,11 +286,14 @@ impl Node {
     pub async fn labelled_topic(&self, label: &str, key: &TopicKey) -> Result<Topic, Closed> {
         let (id, label) = (key.id(), label.to_owned());
         let (seed, stored) = (Zeroizing::new(*key.seed()), label.clone());
-        let _ = self
+        let stored = self
             .shared
             .store
             .run(move |c| c.execute("INSERT OR REPLACE INTO topic VALUES (?1, ?2, ?3)", params![id.0, stored, seed.as_slice()]))
             .await;
+        if let Err(error) = stored {
+            tracing::error!("the topic {label} is followed until the node ends, and not after that: {error}");
+        }
         let (kept, name) = (key.clone(), label.clone());
         self.call(move |driver, now, wall| {
             let read = kept.read_key();

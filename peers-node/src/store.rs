@@ -5,6 +5,8 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -39,9 +41,19 @@ pub enum StoreError {
         /// Newest known format.
         known: i64,
     },
+    /// The storage thread has ended.
+    #[error("the node is closed")]
+    Closed,
 }
 
-type Job = Box<dyn FnOnce(&Connection) -> rusqlite::Result<Done> + Send>;
+impl StoreError {
+    fn new(path: &Path, source: rusqlite::Error) -> Self {
+        Self::Sqlite { path: path.display().to_string(), remedy: remedy(&source), source }
+    }
+}
+
+/// Gives how it went, and whom to tell once it is known whether that is on disk.
+type Job = Box<dyn FnOnce(&Connection) -> (rusqlite::Result<()>, Done) + Send>;
 type Done = Box<dyn FnOnce(Result<(), &rusqlite::Error>) + Send>;
 
 /// Handle to the storage thread; closing it writes what is queued and joins the thread.
@@ -49,6 +61,9 @@ type Done = Box<dyn FnOnce(Result<(), &rusqlite::Error>) + Send>;
 pub(crate) struct Store {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    path: Arc<Path>,
+    /// Nothing was stored since the last complaint of [`Store::write_behind`].
+    failing: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -60,44 +75,49 @@ impl Store {
         let connection = connect(path, key)?;
         let (jobs, queue) = sync_channel(MAX_QUEUED_JOBS);
         let thread = std::thread::Builder::new().name("peers-store".into()).spawn(move || run(&connection, &queue))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), path: path.into(), failing: Arc::default() })
     }
 
     /// Runs `job` and gives its result once it is on disk.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> rusqlite::Result<T> {
+    ) -> Result<T, StoreError> {
         let (sender, receiver) = oneshot::channel();
         self.submit(Box::new(move |connection| {
             let value = job(connection);
-            Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| {
-                let value = match committed {
-                    Ok(()) => value,
-                    Err(error) => Err(same(error)),
-                };
-                let _ = sender.send(value);
-            }))
+            let outcome = value.as_ref().map(drop).map_err(same);
+            let done = move |committed: Result<(), &rusqlite::Error>| drop(sender.send(committed.map_err(same).and(value)));
+            (outcome, Box::new(done))
         }));
-        receiver.await.unwrap_or_else(|_| Err(closed()))
+        receiver.await.map_err(|_| StoreError::Closed)?.map_err(|source| StoreError::new(&self.path, source))
     }
 
     /// Queues `job`, and afterwards tells `done` whether it is on disk.
     pub(crate) fn write(
         &self,
         job: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
-        done: impl FnOnce(rusqlite::Result<()>) + Send + 'static,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
+        let path = Arc::clone(&self.path);
         self.submit(Box::new(move |connection| {
-            let value = job(connection);
-            Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| done(value.and_then(|()| committed.map_err(same)))))
+            let outcome = job(connection);
+            let stored = outcome.as_ref().copied().map_err(same);
+            let done = move |committed: Result<(), &rusqlite::Error>| {
+                done(committed.map_err(same).and(stored).map_err(|source| StoreError::new(&path, source)));
+            };
+            (outcome, Box::new(done))
         }));
     }
 
-    /// Queues `job`; a failure is logged.
+    /// Queues `job`; a failure is logged, and those that follow it are not.
     pub(crate) fn write_behind(&self, what: &'static str, job: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) {
+        let failing = Arc::clone(&self.failing);
         self.write(job, move |result| {
-            if let Err(error) = result {
+            let failed = failing.swap(result.is_err(), Ordering::Relaxed);
+            if let Err(error) = result
+                && !failed
+            {
                 tracing::error!("{what} could not be stored: {error}");
             }
         });
@@ -134,13 +154,17 @@ fn wait<T>(work: impl FnOnce() -> T) -> T {
 
 fn run(connection: &Connection, queue: &Receiver<Job>) {
     while let Ok(first) = queue.recv() {
-        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let mut begun = connection.execute_batch("BEGIN IMMEDIATE");
         let mut done = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next {
             // A job that fails reports its own error; the others of the batch still commit.
-            if let Ok(answer) = job(connection) {
-                done.push(answer);
+            let (outcome, answer) = job(connection);
+            done.push(answer);
+            if connection.is_autocommit() {
+                // Unless SQLite gave up all of the transaction, as it may when the disk is full.
+                begun = begun.and(outcome);
+                break;
             }
             next = if done.len() < MAX_BATCH { queue.try_recv().ok() } else { None };
         }
@@ -156,7 +180,7 @@ fn run(connection: &Connection, queue: &Receiver<Job>) {
 }
 
 fn connect(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
-    let failed = |source: rusqlite::Error| StoreError::Sqlite { path: path.display().to_string(), remedy: remedy(&source), source };
+    let failed = |source| StoreError::new(path, source);
     // Made here, so that SQLite does not make one for everyone.
     private_file(path)?;
     let connection = Connection::open(path).map_err(failed)?;
@@ -191,6 +215,8 @@ fn remedy(error: &rusqlite::Error) -> &'static str {
             "the file is damaged or belongs to another key file: put back the right one, or move it away to start with an empty state"
         }
         Some(rusqlite::ErrorCode::DiskFull) => "free space on the disk and try again; nothing acknowledged is lost",
+        // What SQLite says where a full disk leaves it no memory shared between programs.
+        Some(rusqlite::ErrorCode::SystemIoFailure) => "see whether the disk is full or failing, free space on it and try again",
         Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
             "another program has it open: close that and try again"
         }
@@ -207,10 +233,6 @@ fn same(error: &rusqlite::Error) -> rusqlite::Error {
         rusqlite::Error::SqliteFailure(code, text) => rusqlite::Error::SqliteFailure(*code, text.clone()),
         other => rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR), Some(other.to_string())),
     }
-}
-
-fn closed() -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_MISUSE), Some("the node is closed".into()))
 }
 
 const MAX_QUEUED_JOBS: usize = 4096;
@@ -260,7 +282,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::open(&temp.path().join("state.sqlite"), &[7; 32]).unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        store.write_behind("nothing", move |_| held.recv().map_err(|_| closed()));
+        store.write_behind("nothing", move |_| held.recv().map_err(|_| rusqlite::Error::InvalidQuery));
         for _ in 0..MAX_QUEUED_JOBS {
             store.write_behind("nothing", |_| Ok(()));
         }
@@ -268,8 +290,25 @@ mod tests {
         for _ in 0..MAX_QUEUED_JOBS {
             store.write_behind("nothing", |_| Ok(()));
         }
-        assert_eq!(store.run(|_| Ok(7)).await, Ok(7));
+        assert_eq!(store.run(|_| Ok(7)).await.unwrap(), 7);
         releasing.join().unwrap().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn where_sqlite_gives_up_a_transaction_nothing_of_it_is_acknowledged() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(&temp.path().join("state.sqlite"), &[7; 32]).unwrap();
+        let insert = "INSERT OR ROLLBACK INTO packet VALUES (x'01', x'cafe')";
+        let (begin, waiting) = std::sync::mpsc::channel();
+        let held = store.run(move |c| waiting.recv().map_err(|_| rusqlite::Error::InvalidQuery).and_then(|()| c.execute(insert, [])));
+        let gives_up = store.run(move |c| c.execute(insert, []));
+        let next = store.run(|c| c.execute("INSERT INTO packet VALUES (x'02', x'cafe')", []));
+        let release = async { begin.send(()).unwrap() };
+        let (held, gives_up, next, ()) = tokio::join!(held, gives_up, next, release);
+        assert!(held.unwrap_err().to_string().contains("UNIQUE"), "the reason is told, and not that nothing is left to commit");
+        assert!(gives_up.is_err() && next.is_ok());
+        let count: i64 = store.run(|c| c.query_row("SELECT count(*) FROM packet", [], |row| row.get(0))).await.unwrap();
+        assert_eq!(count, 1);
     }
 
     #[test]

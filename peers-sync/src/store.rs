@@ -35,7 +35,7 @@ pub enum StoreError {
     #[error("the database cannot be opened; check that its folder exists and that you may read and write there")]
     CannotOpen,
     /// The operating system failed to read or write.
-    #[error("the disk failed to read or write: {0}")]
+    #[error("the disk failed to read or write: {0}; see whether it is full, free space on it and try again")]
     Disk(String),
     /// A bookkeeping record does not decode.
     #[error("the bookkeeping in the database is damaged: {0}")]

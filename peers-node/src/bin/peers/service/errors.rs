@@ -28,6 +28,9 @@ impl From<KeyFileError> for Failure {
         match error {
             KeyFileError::WrongPassphrase => Self::new(Code::Refused, "the key file does not open with this passphrase; it is intact")
                 .hint("try again: at the prompt, or with --passphrase-fd"),
+            KeyFileError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Self::failed(error.to_string()).hint("free space on the disk, then try again")
+            }
             other => Self::failed(other.to_string()),
         }
     }
@@ -74,6 +77,8 @@ pub(super) fn sqlite(path: &Path, error: &rusqlite::Error) -> Failure {
         Some(ErrorCode::DiskFull) => {
             Failure::failed(format!("there is no space for {place}; nothing was changed")).hint("free space on the disk, then try again")
         }
+        Some(ErrorCode::SystemIoFailure) => Failure::failed(format!("{place}: the disk failed to read or write: {error}"))
+            .hint("see whether it is full, free space on it, then try again"),
         _ => Failure::failed(format!("{place}: {error}")),
     }
 }
