@@ -1,9 +1,10 @@
-//! The `peers` command on real networks that exist for these tests alone.
+//! The `peers` command on real networks that exist for these tests alone, and on disks that are full.
 //!
-//! Each test makes its network namespaces, so nothing touches the machine's own interfaces. Where that is not allowed (it needs root, IPv6 and the command `ip`), it says so and passes.
+//! Each test makes its network namespaces and disks, so nothing touches the machine's own interfaces. Where that is not allowed (it needs root, IPv6 and the command `ip`), it says so and passes.
 #![expect(clippy::unwrap_used, reason = "a failed step of the harness fails its test")]
 
 mod discovery;
+mod full_disk;
 mod host;
 mod peer;
 
