@@ -4,7 +4,7 @@ use bytes::Bytes;
 use peers_wire::{DecodeError, Reader, Writer};
 use rusqlite::types::ValueRef;
 
-use crate::clock::{Hlc, Origin, Position, VersionVector};
+use crate::clock::{Hlc, Needs, Origin, Position};
 use crate::columns::{Columns, MAX_COLUMNS};
 use crate::value::{Value, put_value, take_key, take_value};
 
@@ -18,7 +18,7 @@ pub struct Changes {
     origin: Origin,
     first: Position,
     last: Position,
-    needs: VersionVector,
+    needs: Needs,
     tables: Vec<TableNames>,
     latest: Hlc,
     rows: u64,
@@ -73,7 +73,7 @@ impl Changes {
         if first.seq > last.seq || first == last || first.seq == last.seq && first.row.is_empty() {
             return Err(DecodeError::Range("range"));
         }
-        let needs = VersionVector::take(&mut input)?;
+        let needs = Needs::take(&mut input)?;
         let tables = (0..input.count(MAX_TABLES, "tables")?).map(|_| TableNames::take(&mut input)).collect::<Result<Vec<_>, _>>()?;
         let body = bytes.len() - input.remaining();
         let (mut latest, mut rows) = (Hlc::default(), 0);
@@ -123,7 +123,7 @@ impl Changes {
         &self.last
     }
 
-    pub(crate) const fn needs(&self) -> &VersionVector {
+    pub(crate) const fn needs(&self) -> &Needs {
         &self.needs
     }
 
@@ -322,7 +322,7 @@ impl Builder {
     }
 
     /// The batch, up to `last`.
-    pub(crate) fn finish(mut self, last: &Position, needs: &VersionVector) -> Result<Changes, DecodeError> {
+    pub(crate) fn finish(mut self, last: &Position, needs: &Needs) -> Result<Changes, DecodeError> {
         self.end();
         let mut out = Writer::with_capacity(self.txns.bytes.len() + 1024);
         out.u8(VERSION);

@@ -130,7 +130,7 @@ impl VersionVector {
 }
 
 /// How far in what an origin wrote: every transaction before `seq`, and of `seq` everything (`row` empty) or all up to and with a row.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Position {
     pub(crate) seq: u64,
     /// The table's name behind its length, then the encoded key; empty when the transaction is whole.
@@ -165,6 +165,44 @@ impl Position {
     }
 }
 
+/// What overwrote the parts that a batch leaves out: a version vector, and ranges beyond it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Needs {
+    pub(crate) version: VersionVector,
+    pub(crate) ahead: Vec<(Origin, Position, Position)>,
+}
+
+impl Needs {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.version.0.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Names nothing that `other` does not.
+    pub(crate) fn within(&self, other: &Self) -> bool {
+        other.version.covers(&self.version) && self.ahead.iter().all(|range| other.ahead.contains(range))
+    }
+
+    pub(crate) fn put(&self, out: &mut Writer) {
+        self.version.put(out);
+        out.varint(self.ahead.len() as u64);
+        for (origin, first, last) in &self.ahead {
+            origin.put(out);
+            first.put(out);
+            last.put(out);
+        }
+    }
+
+    pub(crate) fn take(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let version = VersionVector::take(input)?;
+        let ahead = (0..input.count(MAX_AHEAD, "ranges")?)
+            .map(|_| Ok((Origin::take(input)?, Position::take(input)?, Position::take(input)?)))
+            .collect::<Result<_, DecodeError>>()?;
+        Ok(Self { version, ahead })
+    }
+}
+
+/// Ranges kept ahead of the version vector, each a gap or a conversation that was cut.
+pub(crate) const MAX_AHEAD: usize = 256;
 /// Origins a version vector may name; past it a replica refuses changes of new ones.
 pub const MAX_ORIGINS: usize = 4096;
 /// Bytes of a table's name and a row's key together.

@@ -95,9 +95,15 @@ impl Clocks {
         Ok(clocks)
     }
 
-    /// Continues as `peer`: the history in the file if it is this device's, else a new one.
-    pub(crate) fn adopt(&mut self, db: &Connection, peer: PeerId, incarnation: u64) -> Result<(), StoreError> {
-        if self.origins.get(&self.own).is_none_or(|own| own.peer != peer) { self.begin_history(db, peer, incarnation) } else { Ok(()) }
+    /// Continues as `peer`: the history in the file if this device wrote it in this very file, else a new one. A copy of a file, a restored
+    /// backup too, is another file, and others may have what was written in the first one since.
+    pub(crate) fn adopt(&mut self, db: &Connection, peer: PeerId, incarnation: u64, file: i64) -> Result<(), StoreError> {
+        let known = self.origins.get(&self.own).is_some_and(|own| own.peer == peer);
+        if known && meta(db, "file")? == Some(file) {
+            return Ok(());
+        }
+        set_meta(db, "file", file)?;
+        self.begin_history(db, peer, incarnation)
     }
 
     /// Writes under a new origin from now on.
@@ -206,9 +212,6 @@ impl Clocks {
                 })
             },
         )?;
-        if self.txns.len() >= MAX_CACHED && self.changed.is_empty() {
-            self.txns.clear();
-        }
         self.txns.insert(txn, info);
         Ok(info)
     }
@@ -285,6 +288,10 @@ impl Clocks {
         for txn in self.changed.drain() {
             let beaten = self.txns[&txn].beaten.to_sql();
             db.prepare_cached("UPDATE _peers_txn SET beaten = ?2 WHERE id = ?1")?.execute(params![txn.cast_signed(), beaten])?;
+        }
+        // Only here: between, callers count on those they asked for.
+        if self.txns.len() >= MAX_CACHED {
+            self.txns.clear();
         }
         set_meta(db, "hlc", self.last.0.cast_signed())
     }

@@ -126,7 +126,8 @@ impl Core {
                         None => RowClock::default().into(),
                     };
                     let after = self.replay(db, table, &before, group, txns)?;
-                    let unknown = old.is_none() && !after.alive();
+                    // Nobody has heard of a row that came and went; of one that was there before it was tracked, another copy may.
+                    let unknown = old.is_none() && !after.alive() && group[0].at != 0;
                     let new = if unknown || after == *before { None } else { Some(self.clocks.intern(db, id, &after)?) };
                     if let Some(one) = one {
                         memo.insert(one, new);
@@ -137,8 +138,10 @@ impl Core {
             let Some(new) = new else { continue };
             db.prepare_cached(&self.tables[table].sql.clock_put)?.execute(params_from_iter(key.iter().chain([&Value::Integer(new)])))?;
             self.left.extend(old.map(|record| (table, record)));
-            if self.tables[table].parked > 0 {
-                self.unpark(db, table, key)?;
+            if self.tables[table].kept {
+                let life = self.clocks.record(db, new)?.life;
+                let same_life = old.is_none_or(|old| self.clocks.record(db, old).is_ok_and(|clock| clock.life == life));
+                self.unpark(db, table, key, life % 2 == 1, same_life)?;
             }
             self.tell(|core| core.local_change(table, key, group));
         }
@@ -186,16 +189,18 @@ impl Core {
         Ok(clock)
     }
 
-    /// A row was written here: what was parked under its key is overwritten, and what it gave up may let others in.
-    fn unpark(&mut self, db: &Connection, table: usize, key: &[Value]) -> Result<(), StoreError> {
+    /// A row was written here: what was parked under its key is overwritten, cells kept of a deleted one go, and what it gave up may let others in.
+    fn unpark(&mut self, db: &Connection, table: usize, key: &[Value], alive: bool, same_life: bool) -> Result<(), StoreError> {
         let (id, key_bytes) = (self.tables[table].id, encode_key(key));
-        if let Some((Some(_), _)) = parked::find(db, id, &key_bytes)?
-            && exists(db, &self.tables[table], key)?
+        if let Some((reason, _)) = parked::find(db, id, &key_bytes)?
+            && (!alive || if reason.is_some() { exists(db, &self.tables[table], key)? } else { !same_life })
         {
             parked::drop(db, id, &key_bytes)?;
-            self.tables[table].parked -= 1;
+            self.tables[table].parked -= u64::from(reason.is_some());
         }
-        self.dirty.insert(table);
+        if self.tables[table].parked > 0 {
+            self.dirty.insert(table);
+        }
         Ok(())
     }
 

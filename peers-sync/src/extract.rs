@@ -1,18 +1,21 @@
 //! Reading what an origin wrote back out of the tables, as batches.
 
+use peers_wire::Reader;
 use rusqlite::{Connection, params_from_iter};
 
 use crate::changes::{Builder, Changes};
-use crate::clock::{Position, VersionVector};
+use crate::clock::{Needs, Position, VersionVector};
 use crate::clocks::{Beaten, OriginId, TxnInfo};
 use crate::engine::Core;
+use crate::progress::Range;
 use crate::record::{Shape, Txn};
 use crate::schema::{SCHEMA, quote};
 use crate::store::StoreError;
-use crate::value::{Value, encode_key};
+use crate::value::{Value, encode_key, take_key};
 
 impl Core {
-    /// The next batch of what `origin` wrote after `from`, of about `limit` bytes at most; `None` if there is nothing that can be given.
+    /// The next batch of what `origin` wrote after `from` and the version vector counts, of about `limit` bytes at most; `None` if there is
+    /// nothing that can be given.
     pub(crate) fn extract(
         &mut self,
         db: &Connection,
@@ -20,9 +23,32 @@ impl Core {
         from: &Position,
         limit: usize,
     ) -> Result<Option<Changes>, StoreError> {
+        let seen = Position::after(self.clocks.version().get(&self.clocks.origin(origin)));
+        self.extract_to(db, origin, from, &seen, &Needs::default(), limit)
+    }
+
+    /// As [`Core::extract`], of a range ahead of the version vector: who lacks what is before it can still use it.
+    pub(crate) fn extract_ahead(
+        &mut self,
+        db: &Connection,
+        range: &Range,
+        from: &Position,
+        limit: usize,
+    ) -> Result<Option<Changes>, StoreError> {
+        self.extract_to(db, range.origin, from, &range.last, &range.needs, limit)
+    }
+
+    fn extract_to(
+        &mut self,
+        db: &Connection,
+        origin: OriginId,
+        from: &Position,
+        to: &Position,
+        also: &Needs,
+        limit: usize,
+    ) -> Result<Option<Changes>, StoreError> {
         let name = self.clocks.origin(origin);
-        let seen = self.clocks.version().get(&name);
-        if from.whole() >= seen {
+        if to.reaches(from) {
             return Ok(None);
         }
         let mut builder = Builder::new(name, from.clone());
@@ -32,7 +58,7 @@ impl Core {
         let mut unit = None;
         let mut statement =
             db.prepare_cached("SELECT id, seq FROM _peers_txn WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq")?;
-        let mut txns = statement.query([origin, from.whole().cast_signed(), seen.cast_signed()])?;
+        let mut txns = statement.query([origin, from.whole().cast_signed(), to.seq.cast_signed()])?;
         let mut full = false;
         while let Some(row) = txns.next()? {
             let txn = row.get::<_, i64>(0)?.cast_unsigned();
@@ -46,8 +72,9 @@ impl Core {
                 full = true;
                 break;
             }
-            let after: &[u8] = if from.seq == info.seq { &from.row } else { &[] };
-            let cut = self.extract_txn(db, &mut builder, txn, info, after, limit)?;
+            let part = |position: &'_ Position| if position.seq == info.seq { position.row.clone() } else { Vec::new() };
+            let span = Span { after: part(from), until: part(to), limit };
+            let cut = self.extract_txn(db, &mut builder, txn, info, &span)?;
             if let Some(row) = cut {
                 // What belongs together travels together, unless it alone is too large.
                 match unit.take() {
@@ -70,28 +97,31 @@ impl Core {
             }
         }
         if !full {
-            last = Position::after(seen);
+            last = to.clone();
         }
         if last == *from {
             return Ok(None);
         }
-        let needs = match worst {
-            Beaten::Whole => VersionVector::default(),
-            Beaten::ByOwn(seq) => VersionVector([(name, seq)].into()),
-            Beaten::ByOthers | Beaten::Withheld => self.clocks.version().clone(),
+        let mut needs = match worst {
+            Beaten::Whole => Needs::default(),
+            Beaten::ByOwn(seq) if seq <= self.clocks.version().get(&name) => {
+                Needs { version: VersionVector([(name, seq)].into()), ahead: Vec::new() }
+            }
+            Beaten::ByOwn(_) | Beaten::ByOthers | Beaten::Withheld => self.ahead.applied(&self.clocks),
         };
+        needs.version.merge(&also.version);
+        needs.ahead.extend(also.ahead.iter().filter(|range| !needs.ahead.contains(range)).cloned().collect::<Vec<_>>());
         Ok(Some(builder.finish(&last, &needs)?))
     }
 
-    /// Appends the rows of a transaction after row `after`; stops when `limit` bytes are reached and gives the row it stopped at.
+    /// Appends the rows of a transaction in a span; stops when its limit is reached and gives the row it stopped at.
     fn extract_txn(
         &mut self,
         db: &Connection,
         builder: &mut Builder,
         txn: Txn,
         info: TxnInfo,
-        after: &[u8],
-        limit: usize,
+        span: &Span,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         builder.begin(info.seq, info.hlc, info.more);
         let mut uses = db.prepare_cached(
@@ -106,13 +136,15 @@ impl Core {
         for (id, records, record) in uses {
             let Some(table) = index(id) else { continue };
             let prefix = row_prefix(&self.tables[table].name);
-            let start = match after.strip_prefix(prefix.as_slice()) {
-                Some(key) => Some(key),
-                None if !after.is_empty() && !self.is_after(table, after) => continue,
-                None => None,
-            };
-            let one = (records == 1).then_some(record);
-            if let Some(key) = self.extract_table(db, builder, txn, table, one, start, limit)? {
+            let start = span.after.strip_prefix(prefix.as_slice());
+            let end = span.until.strip_prefix(prefix.as_slice());
+            if start.is_none() && !span.after.is_empty() && !self.is_after(table, &span.after)
+                || end.is_none() && !span.until.is_empty() && self.is_after(table, &span.until)
+            {
+                continue;
+            }
+            let rows = Rows { txn, table, one: (records == 1).then_some(record), start, end, limit: span.limit };
+            if let Some(key) = self.extract_table(db, builder, &rows)? {
                 return Ok(Some([prefix, key].concat()));
             }
         }
@@ -122,30 +154,25 @@ impl Core {
 
     /// The table comes after the one that a row's position names.
     fn is_after(&self, table: usize, position: &[u8]) -> bool {
-        let mut input = peers_wire::Reader::new(position);
+        let mut input = Reader::new(position);
         let Ok(name) = input.text(usize::MAX, "name") else { return true };
         let of = |name: &str| (name != SCHEMA, name.to_owned());
         of(&self.tables[table].name) > of(name)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the loop of one function, cut out")]
-    fn extract_table(
-        &mut self,
-        db: &Connection,
-        builder: &mut Builder,
-        txn: Txn,
-        table: usize,
-        one: Option<i64>,
-        start: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        let sql = self.extract_sql(table, one.is_some(), start.is_some());
+    fn extract_table(&mut self, db: &Connection, builder: &mut Builder, which: &Rows<'_>) -> Result<Option<Vec<u8>>, StoreError> {
+        let Rows { txn, table, one, limit, .. } = *which;
         let t = &self.tables[table];
         let width = t.keys.len();
-        let mut params = vec![Value::Integer(one.unwrap_or_else(|| txn.cast_signed()))];
-        if let Some(start) = start {
-            params.extend(crate::value::take_key(&mut peers_wire::Reader::new(start), width)?);
-        }
+        // A position that another replica named may be no key: then it excludes nothing.
+        let key = |bytes: Option<&[u8]>| bytes.and_then(|bytes| take_key(&mut Reader::new(bytes), width).ok());
+        let (start, end) = (key(which.start), key(which.end));
+        let sql = self.extract_sql(table, one.is_some(), start.is_some(), end.is_some());
+        let params: Vec<_> = [Value::Integer(one.unwrap_or_else(|| txn.cast_signed()))]
+            .into_iter()
+            .chain(start.into_iter().flatten())
+            .chain(end.into_iter().flatten())
+            .collect();
         let number = builder.table(t.id, &t.name, &t.keys);
         let columns_here = t.sql.order.clone();
         let mut statement = db.prepare_cached(&sql)?;
@@ -205,27 +232,49 @@ impl Core {
     }
 
     /// Rows of one record, or of all that a transaction uses, in order of key: record, key, whether the row is in the table, its cells.
-    fn extract_sql(&self, table: usize, one: bool, start: bool) -> String {
+    fn extract_sql(&self, table: usize, one: bool, start: bool, end: bool) -> String {
         let t = &self.tables[table];
         let keys = crate::schema::key_list(t.keys.len(), "c.");
         let which = if one { "c.rec = ?1" } else { "c.rec IN (SELECT record FROM _peers_use WHERE txn = ?1)" };
-        let start = if start {
-            format!(" AND ({keys}) > ({})", (0..t.keys.len()).map(|i| format!("?{}", i + 2)).collect::<Vec<_>>().join(", "))
-        } else {
-            String::new()
+        let mut next = 2;
+        let mut bound = |given: bool, than: &str| {
+            if !given {
+                return String::new();
+            }
+            let marks: Vec<_> = (next..next + t.keys.len()).map(|i| format!("?{i}")).collect();
+            next += t.keys.len();
+            format!(" AND ({keys}) {than} ({})", marks.join(", "))
         };
+        let span = bound(start, ">") + &bound(end, "<=");
         if !t.attached {
-            return format!("SELECT c.rec, {keys}, 0 FROM _peers_clock_{} c WHERE {which}{start} ORDER BY {keys}", t.id);
+            return format!("SELECT c.rec, {keys}, 0 FROM _peers_clock_{} c WHERE {which}{span} ORDER BY {keys}", t.id);
         }
         let same = t.key_match("t.", |i| format!("c.k{i}"));
         let columns: String = t.sql.order.iter().map(|i| format!(", t.{}", quote(&t.columns[*i]))).collect();
         format!(
-            "SELECT c.rec, {keys}, t.{} IS NOT NULL{columns} FROM _peers_clock_{} c LEFT JOIN {} t ON {same} WHERE {which}{start} ORDER BY {keys}",
+            "SELECT c.rec, {keys}, t.{} IS NOT NULL{columns} FROM _peers_clock_{} c LEFT JOIN {} t ON {same} WHERE {which}{span} ORDER BY {keys}",
             quote(&t.keys[0]),
             t.id,
             quote(&t.name)
         )
     }
+}
+
+/// A part of a transaction: rows after one, up to another (empty: all), and how many bytes the batch may have.
+struct Span {
+    after: Vec<u8>,
+    until: Vec<u8>,
+    limit: usize,
+}
+
+/// Rows of a table that a transaction wrote: those of one record or of all, between two keys.
+struct Rows<'a> {
+    txn: Txn,
+    table: usize,
+    one: Option<i64>,
+    start: Option<&'a [u8]>,
+    end: Option<&'a [u8]>,
+    limit: usize,
 }
 
 /// How the rows of one shape are written in a batch.

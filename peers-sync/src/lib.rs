@@ -28,6 +28,9 @@ mod track;
 mod value;
 mod vet;
 
+#[cfg(test)]
+mod tests;
+
 pub use changes::{Changes, MAX_CHANGES};
 pub use clock::{Hlc, MAX_ORIGINS, Origin, VersionVector};
 pub use engine::Change;

@@ -20,7 +20,7 @@ use crate::record::{Join, RowClock, Shape, Txn};
 use crate::schema::{SCHEMA, Table, TrackError, describe, quote};
 use crate::store::StoreError;
 use crate::value::{Value, encode_key};
-use crate::vet::vet;
+use crate::vet::{Made, vet};
 
 /// Why a batch could not be applied. The replica is as before.
 #[derive(Debug, Error)]
@@ -37,6 +37,9 @@ pub enum ApplyError {
         /// The sequence number.
         seq: u64,
     },
+    /// There are as many gaps in what was received as can be kept; what fills them must come first.
+    #[error("too much is missing before these changes")]
+    TooManyGaps,
     /// The replica knows as many origins as it can.
     #[error("the changes are of one origin more than a database can have")]
     TooManyOrigins,
@@ -81,10 +84,14 @@ impl Core {
         for names in changes.tables() {
             tables.push(self.find_table(db, wall, names)?);
         }
-        let beaten = match changes.needs().iter().max_by_key(|(needed, _)| **needed != changes.origin()) {
-            None => Beaten::Whole,
-            Some((needed, seq)) if *needed == changes.origin() => Beaten::ByOwn(seq),
-            Some(_) => Beaten::ByOthers,
+        if !self.ahead.has_room(self.clocks.version().get(&changes.origin()), changes.first()) {
+            return Err(ApplyError::TooManyGaps);
+        }
+        let needs = changes.needs();
+        let beaten = match needs.version.get(&changes.origin()) {
+            _ if needs.is_empty() => Beaten::Whole,
+            seq if needs.ahead.is_empty() && seq > 0 && needs.version.iter().count() == 1 => Beaten::ByOwn(seq),
+            _ => Beaten::ByOthers,
         };
         let shape = Shape { life: 0, born: false, columns: Columns::default() };
         let mut at = At { origin, beaten, txn: 0, tables, table: 0, shape, order: Vec::new(), steps: HashMap::new(), rows: 0 };
@@ -198,11 +205,14 @@ impl Core {
         }
         let same_life = before.life == after.life;
         if before.alive() && !same_life {
+            self.unkeep(db, table, key)?;
+            let t = &self.tables[table];
             db.prepare_cached(&t.sql.delete)?.execute(params_from_iter(key))?;
         }
         if same_life && cells.is_empty() {
             return Ok(());
         }
+        let t = &self.tables[table];
         let sql = if same_life { update_sql(t, cells) } else { insert_sql(t, cells) };
         let mut statement = db.prepare_cached(&sql)?;
         for (i, (_, value)) in cells.iter().enumerate() {
@@ -248,12 +258,16 @@ impl Core {
         };
         parked::keep(db, id, &key_bytes, Some(reason), &cells)?;
         self.tables[table].parked += u64::from(!parked);
+        self.tables[table].kept = true;
         self.dirty.insert(table);
         Ok(())
     }
 
     /// Keeps nothing of a row that was deleted.
-    fn unkeep(&mut self, db: &Connection, table: usize, key: &[Value]) -> Result<(), StoreError> {
+    pub(crate) fn unkeep(&mut self, db: &Connection, table: usize, key: &[Value]) -> Result<(), StoreError> {
+        if !self.tables[table].kept {
+            return Ok(());
+        }
         let (id, key_bytes) = (self.tables[table].id, encode_key(key));
         if let Some((reason, _)) = parked::find(db, id, &key_bytes)? {
             parked::drop(db, id, &key_bytes)?;
@@ -322,7 +336,20 @@ impl Core {
             return Ok(());
         }
         // A statement that does not pass, or fails here, leaves the rows of its table parked.
-        if vet(name, sql, |table| self.table_named(table).is_some()) && db.execute_batch(sql).is_ok() {
+        let Some(made) = vet(name, sql) else { return Ok(()) };
+        if let Made::Index { table } = made {
+            let Some(table) = self.table_named(&table) else { return Ok(()) };
+            if db.execute_batch(sql).is_err() {
+                // Rows that are there have equal values: which of them stay is decided as for rows that arrive.
+                self.park_all(db, table)?;
+                let _ = db.execute_batch(sql);
+            }
+        } else if db.execute_batch(sql).is_ok() {
+            if let Ok(found) = describe(db, name)
+                && !self.tables.iter().any(|table| table.name == name && table.keys == found.keys)
+            {
+                self.tables.push(Table::register(db, name, &found.keys)?);
+            }
             let waiting: Vec<_> = (0..self.tables.len()).filter(|i| self.tables[*i].name == name && !self.tables[*i].attached).collect();
             for table in waiting {
                 self.attach_if_there(db, wall, table)?;

@@ -30,6 +30,7 @@ impl Core {
 
     fn place(&mut self, db: &Connection, table: usize) -> Result<(), StoreError> {
         let id = self.tables[table].id;
+        self.tables[table].kept = true;
         let mut queue: BTreeMap<Precedence, (Vec<Value>, Option<Reason>, Cells)> = BTreeMap::new();
         let mut parked = 0;
         for (key_bytes, reason, cells) in parked::all(db, id)? {
@@ -82,6 +83,28 @@ impl Core {
         Ok(())
     }
 
+    /// Takes every row out of a table, to be let in again under other rules.
+    pub(crate) fn park_all(&mut self, db: &Connection, table: usize) -> Result<(), StoreError> {
+        let t = &self.tables[table];
+        let keys = t.keys.iter().map(|key| quote(key)).collect::<Vec<_>>().join(", ");
+        let mut rows = db.prepare(&format!("SELECT {keys} FROM {}", quote(&t.name)))?;
+        let rows = rows
+            .query_map([], |row| (0..t.keys.len()).map(|i| Ok(Value::from(row.get_ref(i)?).into_key())).collect::<Result<Vec<_>, _>>())?;
+        for key in rows.collect::<Result<Vec<_>, _>>()? {
+            self.park(db, table, &key)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a row out of its table, to be let in again if it can be.
+    pub(crate) fn park(&mut self, db: &Connection, table: usize, key: &[Value]) -> Result<(), StoreError> {
+        let cells = self.take_out(db, table, key)?;
+        parked::keep(db, self.tables[table].id, &encode_key(key), Some(Reason::Refused), &cells)?;
+        (self.tables[table].kept, self.tables[table].parked) = (true, self.tables[table].parked + 1);
+        self.dirty.insert(table);
+        Ok(())
+    }
+
     /// When a living row was inserted; `None` while that is not known.
     fn precedence(&mut self, db: &Connection, table: usize, key: &[Value]) -> Result<Option<Precedence>, StoreError> {
         let Some(record) = self.record_of(db, table, key)? else { return Ok(None) };
@@ -104,7 +127,7 @@ impl Core {
     /// The cells of a row, wherever they are.
     pub(crate) fn cells_of(&self, db: &Connection, table: usize, key: &[Value]) -> Result<Cells, StoreError> {
         let table = &self.tables[table];
-        let mut cells = parked::find(db, table.id, &encode_key(key))?.map(|(_, cells)| cells).unwrap_or_default();
+        let mut cells = Cells::new();
         if table.attached {
             let mut row = db.prepare_cached(&table.sql.select)?;
             let mut row = row.query(params_from_iter(key))?;
@@ -113,6 +136,10 @@ impl Core {
                     cells.insert(*column, row.get_ref(i)?.into());
                 }
             }
+        }
+        // After those of the table: a column that it got since has a default in it, what was kept for it is its value.
+        if table.kept {
+            cells.extend(parked::find(db, table.id, &encode_key(key))?.map(|(_, cells)| cells).unwrap_or_default());
         }
         Ok(cells)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use peers_wire::{Reader, Writer};
 use rusqlite::{Connection, params};
 
-use crate::clock::{Position, VersionVector};
+use crate::clock::{MAX_AHEAD, Needs, Origin, Position, VersionVector};
 use crate::clocks::{Clocks, OriginId};
 use crate::store::StoreError;
 
@@ -15,7 +15,14 @@ pub(crate) struct Range {
     pub(crate) origin: OriginId,
     pub(crate) first: Position,
     pub(crate) last: Position,
-    pub(crate) needs: VersionVector,
+    pub(crate) needs: Needs,
+}
+
+impl Range {
+    /// Covers all that `other` covers and needs no more.
+    fn says(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.first.reaches(&other.first) && other.last.reaches(&self.last) && self.needs.within(&other.needs)
+    }
 }
 
 /// The ranges ahead of the version vector.
@@ -31,7 +38,7 @@ impl Ahead {
         let mut ranges = Vec::new();
         while let Some(row) = rows.next()? {
             let position = |i| -> Result<Position, StoreError> { Ok(Position::take(&mut Reader::new(&row.get::<_, Vec<u8>>(i)?))?) };
-            let needs = VersionVector::decode(&row.get::<_, Vec<u8>>(3)?)?;
+            let needs = Needs::take(&mut Reader::new(&row.get::<_, Vec<u8>>(3)?))?;
             ranges.push(Range { origin: row.get(0)?, first: position(1)?, last: position(2)?, needs });
         }
         Ok(Self { ranges })
@@ -47,12 +54,7 @@ impl Ahead {
     pub(crate) fn received(&mut self, db: &Connection, clocks: &mut Clocks, range: Range) -> Result<(), StoreError> {
         let seen = Position::after(clocks.version().get(&clocks.origin(range.origin)));
         if !range.last.reaches(&seen) {
-            let follows = |r: &Range| r.origin == range.origin && r.last == range.first && r.needs == range.needs;
-            match self.ranges.iter().position(follows) {
-                Some(before) => self.ranges[before].last = range.last,
-                None if self.ranges.contains(&range) => {}
-                None => self.ranges.push(range),
-            }
+            self.add(range);
         }
         let mut usable = vec![true; self.ranges.len()];
         let reach = loop {
@@ -63,7 +65,7 @@ impl Ahead {
             for (i, range) in self.ranges.iter().enumerate() {
                 // A range beyond the reach is not counted on, so what it needs does not matter yet.
                 let counted = reach.get(&range.origin).is_some_and(|reach| range.last.reaches(reach));
-                if usable[i] && counted && !vector.covers(&range.needs) {
+                if usable[i] && counted && !self.meets(clocks, &vector, &range.needs) {
                     usable[i] = false;
                     unmet = true;
                 }
@@ -78,9 +80,43 @@ impl Ahead {
             }
         }
         self.ranges.retain(|r| !r.last.reaches(&Position::after(clocks.version().get(&clocks.origin(r.origin)))));
-        // What is forgotten here is applied but not counted, and will be asked for and received again.
-        self.ranges.truncate(MAX_AHEAD);
         self.save(db)
+    }
+
+    /// Adds a range to the list, which stays short: no range in it says less than another.
+    fn add(&mut self, mut range: Range) {
+        if let Some(before) = self.ranges.iter().find(|r| r.origin == range.origin && r.last == range.first && r.needs == range.needs) {
+            range.first = before.first.clone();
+        }
+        if !self.ranges.iter().any(|r| r.says(&range)) {
+            self.ranges.retain(|r| !range.says(r));
+            self.ranges.push(range);
+        }
+    }
+
+    /// A range can still be taken: it follows what is seen without a gap, or there is room for one more ahead.
+    pub(crate) fn has_room(&self, seen: u64, first: &Position) -> bool {
+        self.ranges.len() < MAX_AHEAD || first.reaches(&Position::after(seen))
+    }
+
+    /// What a range needs is applied, if `vector` is.
+    fn meets(&self, clocks: &Clocks, vector: &VersionVector, needs: &Needs) -> bool {
+        let applied = |origin: &Origin, first: &Position, last: &Position| {
+            last.reaches(&Position::after(vector.get(origin)))
+                || self.ranges.iter().any(|r| clocks.origin(r.origin) == *origin && r.first.reaches(first) && last.reaches(&r.last))
+        };
+        vector.covers(&needs.version) && needs.ahead.iter().all(|(origin, first, last)| applied(origin, first, last))
+    }
+
+    /// What is applied here, for others to know what they need.
+    pub(crate) fn applied(&self, clocks: &Clocks) -> Needs {
+        let ahead = self.ranges.iter().map(|r| (clocks.origin(r.origin), r.first.clone(), r.last.clone()));
+        Needs { version: clocks.version().clone(), ahead: ahead.collect() }
+    }
+
+    /// The ranges ahead of the version vector.
+    pub(crate) fn ranges(&self) -> &[Range] {
+        &self.ranges
     }
 
     /// How far each origin goes without a gap over the usable ranges.
@@ -107,7 +143,7 @@ impl Ahead {
     /// Where each origin's ranges reach without regard to what they need, and all that they need: to resume a conversation that was cut.
     pub(crate) fn resume(&self, clocks: &Clocks) -> (BTreeMap<OriginId, Position>, VersionVector) {
         let mut needs = VersionVector::default();
-        self.ranges.iter().for_each(|range| needs.merge(&range.needs));
+        self.ranges.iter().for_each(|range| needs.merge(&range.needs.version));
         (self.reach(clocks, &vec![true; self.ranges.len()]), needs)
     }
 
@@ -119,16 +155,15 @@ impl Ahead {
                 position.put(&mut out);
                 out.finish()
             };
+            let mut needs = Writer::default();
+            range.needs.put(&mut needs);
             db.prepare_cached("INSERT INTO _peers_range VALUES (?1, ?2, ?3, ?4)")?.execute(params![
                 range.origin,
                 position(&range.first),
                 position(&range.last),
-                range.needs.encode()
+                needs.finish()
             ])?;
         }
         Ok(())
     }
 }
-
-/// Ranges kept ahead of the version vector.
-const MAX_AHEAD: usize = 1024;

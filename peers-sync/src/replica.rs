@@ -14,7 +14,7 @@ use crate::clocks::{meta, set_meta};
 use crate::engine::{Change, Core};
 use crate::merge::ApplyError;
 use crate::schema::TrackError;
-use crate::store::{OpenError, StoreError, begin, connect, make_private};
+use crate::store::{OpenError, StoreError, begin, connect, file_identity, make_private};
 use crate::talk::{FORWARD_DELAY, MAX_IN_FLIGHT, Message, Peer, RETRY};
 
 /// How a replica is opened.
@@ -137,7 +137,7 @@ impl Replica {
             Some(incarnation) => incarnation,
             None => tx.query_row("SELECT random()", [], |row| row.get::<_, i64>(0))?.cast_unsigned(),
         };
-        core.clocks.adopt(&tx, config.author, incarnation)?;
+        core.clocks.adopt(&tx, config.author, incarnation, file_identity(path.as_ref()))?;
         core.know_schema_table(&tx)?;
         tx.commit()?;
         let published = Position::after(meta(&db, &published_key(&core))?.unwrap_or(0).cast_unsigned());
@@ -263,6 +263,15 @@ impl Replica {
                 batches.push(batch);
             }
         }
+        for range in self.core.ahead.ranges().to_vec() {
+            let mut position = range.first.clone();
+            while bytes < max_bytes && position != range.last {
+                let Some(batch) = self.core.extract_ahead(&self.db, &range, &position, BATCH)? else { break };
+                bytes += batch.as_bytes().len();
+                position = batch.last().clone();
+                batches.push(batch);
+            }
+        }
         Ok(batches)
     }
 
@@ -281,9 +290,10 @@ impl Replica {
         } else {
             Applied { rows: self.merge(wall, changes)?, waiting: false }
         };
-        // Whoever wrote a change has it: it may have come through others, and then its author has no reason to say so.
+        // Whoever wrote a change has it: it may have come through others, and then its author has no reason to say so. Not so if the author has
+        // begun a new file since: then it has not heard of that history.
         let author = changes.origin().peer;
-        if let Some(peer) = self.peers.get_mut(&author) {
+        if let Some(peer) = self.peers.get_mut(&author).filter(|peer| peer.theirs.get(&changes.origin()) > 0) {
             peer.theirs.raise(changes.origin(), changes.last().whole());
             self.compare(author);
         }
@@ -433,6 +443,7 @@ impl Replica {
         (peer.theirs, peer.greeted, peer.forward, peer.tell) = (version, true, true, true);
         (peer.in_flight, peer.forward_at) = (0, None);
         peer.parts.clear();
+        peer.sent_ahead.clear();
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
@@ -532,8 +543,24 @@ impl Replica {
                 }
             }
         }
-        let peer = self.peers.get_mut(&id)?;
-        peer.forward = peer.forward && peer.forward_at.is_none() && peer.in_flight > 0;
+        self.poll_ahead(id)
+    }
+
+    /// Passes on what is ahead of the version vector: whoever wrote it may never come back with what is missing before.
+    fn poll_ahead(&mut self, id: PeerId) -> Option<Bytes> {
+        let peer = self.peers.get_mut(&id).filter(|peer| peer.forward)?;
+        for range in self.core.ahead.ranges().to_vec() {
+            let origin = self.core.clocks.origin(range.origin);
+            let at = peer.sent_ahead.entry((origin, range.first.clone())).or_insert_with(|| range.first.clone());
+            if *at == range.last || range.last.reaches(&Position::after(peer.theirs.get(&origin))) {
+                continue;
+            }
+            if let Ok(Some(changes)) = self.core.extract_ahead(&self.db, &range, at, BATCH) {
+                *at = changes.last().clone();
+                peer.send(changes.as_bytes());
+                return peer.parts.pop_front();
+            }
+        }
         None
     }
 

@@ -115,6 +115,8 @@ pub(crate) struct Table {
     loose_keys: Columns,
     /// Rows that are parked; while there are any, merges look at them.
     pub(crate) parked: u64,
+    /// Something may be kept of its rows: parked ones, or cells of columns it does not have.
+    pub(crate) kept: bool,
     pub(crate) sql: Statements,
 }
 
@@ -150,6 +152,7 @@ impl Table {
             let keys = decode_names(&row.get::<_, Vec<u8>>(2)?)?;
             let mut table = Self::new(id, row.get(1)?, keys, columns, row.get(3)?);
             table.parked = parked.cast_unsigned();
+            table.kept = db.prepare_cached("SELECT 1 FROM _peers_parked WHERE tbl = ?1")?.exists([id])?;
             table.look(db)?;
             tables.push(table);
         }
@@ -166,6 +169,7 @@ impl Table {
             attached,
             loose_keys: Columns::default(),
             parked: 0,
+            kept: false,
             sql: Statements::default(),
         }
     }

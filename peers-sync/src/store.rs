@@ -129,6 +129,21 @@ pub(crate) fn make_private(db: &Connection) -> Result<(), OpenError> {
     }
 }
 
+/// A number that a copy of the file does not have.
+#[cfg(unix)]
+pub(crate) fn file_identity(path: &Path) -> i64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).map_or(0, |file| (file.ino() ^ file.dev().rotate_left(40)).cast_signed())
+}
+
+/// A number that a copy of the file does not have: when it was made.
+#[cfg(not(unix))]
+pub(crate) fn file_identity(path: &Path) -> i64 {
+    let made = std::fs::metadata(path).and_then(|file| file.created()).ok();
+    let since = made.and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
+    since.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+}
+
 /// A transaction that may write from its first statement on.
 pub(crate) fn begin(db: &Connection) -> rusqlite::Result<Transaction<'_>> {
     Transaction::new_unchecked(db, TransactionBehavior::Immediate)

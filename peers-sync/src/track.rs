@@ -105,7 +105,7 @@ impl Core {
     }
 
     /// Looks at every tracked table after the schema changed: dropped, rebuilt, or with other columns.
-    fn look_again(&mut self, db: &Connection) -> Result<(), StoreError> {
+    fn look_again(&mut self, db: &Connection, wall: Timestamp) -> Result<(), StoreError> {
         let attached: Vec<_> = self.tables.iter().filter(|table| table.attached && table.name != SCHEMA).map(|table| table.id).collect();
         for id in attached {
             let Some(table) = self.tables.iter().position(|table| table.id == id) else { continue };
@@ -121,14 +121,16 @@ impl Core {
                     continue;
                 }
             };
-            let new: Vec<_> =
-                found.columns.iter().filter(|(c, _)| !self.tables[table].columns.iter().any(|k| k.eq_ignore_ascii_case(c))).collect();
-            if !new.is_empty() {
-                // The old triggers did not see whether these changed.
-                let first = self.tables[table].columns.len();
-                let bits = (first..first + new.len()).filter(|i| *i < 62).fold(0i64, |bits, i| bits | 1 << i);
+            let first = self.tables[table].columns.len();
+            for (column, _) in &found.columns {
+                self.tables[table].column(db, column)?;
+            }
+            let columns = self.tables[table].columns.len();
+            if columns > first {
+                // The old triggers did not see whether the new columns changed.
+                let bits = (first..columns).filter(|i| *i < 62).fold(0i64, |bits, i| bits | 1 << i);
                 let journal = format!("_peers_journal_{id}");
-                if first + new.len() <= 62 {
+                if columns <= 62 {
                     db.execute(&format!("UPDATE {journal} SET op = op | ?1 WHERE op >= 0"), [bits])?;
                 } else {
                     db.execute(&format!("UPDATE {journal} SET op = NULL WHERE op >= 0 OR typeof(op) = 'text'"), [])?;
@@ -142,9 +144,26 @@ impl Core {
                 if rebuilt {
                     self.journal_missing(db, table)?;
                 }
+                self.settle(db, table)?;
             }
             self.journal_schema(db, &name)?;
         }
+        // Only with the journal folded it is known which rows there are.
+        while self.pending(db)? && !self.dirty.is_empty() {
+            self.fold(db, wall)?;
+        }
+        self.place_dirty(db)
+    }
+
+    /// Puts cells that were kept for columns that the table now has into it.
+    fn settle(&mut self, db: &Connection, table: usize) -> Result<(), StoreError> {
+        let kept = "SELECT key FROM _peers_parked WHERE tbl = ?1 AND reason = 0";
+        let keys = db.prepare(kept)?.query_map([self.tables[table].id], |row| row.get::<_, Vec<u8>>(0))?.collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            let key = crate::value::take_key(&mut peers_wire::Reader::new(&key), self.tables[table].keys.len())?;
+            self.park(db, table, &key)?;
+        }
+        self.dirty.insert(table);
         Ok(())
     }
 
@@ -181,10 +200,10 @@ impl Core {
 
 impl Replica {
     /// Notices what others did to the schema.
-    pub(crate) fn check_schema(&mut self, _wall: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn check_schema(&mut self, wall: Timestamp) -> Result<(), StoreError> {
         let schema = |db: &Connection| db.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get::<_, i64>(0));
         if self.checked != Some(schema(&self.db)?) {
-            Self::in_transaction(&self.db, &mut self.core, |db, core| core.look_again(db))?;
+            Self::in_transaction(&self.db, &mut self.core, |db, core| core.look_again(db, wall))?;
             self.checked = Some(schema(&self.db)?);
         }
         Ok(())

@@ -7,18 +7,25 @@ use crate::schema::is_reserved;
 
 /// Runs the statement on an empty database of its own, where it may do nothing but create, and looks what came of it.
 ///
-/// An index passes if `tracked` knows its table.
-pub(crate) fn vet(name: &str, sql: &str, tracked: impl Fn(&str) -> bool) -> bool {
+/// `None` if it does anything else.
+pub(crate) fn vet(name: &str, sql: &str) -> Option<Made> {
     if sql.len() > MAX_STATEMENT || is_reserved(name) {
-        return false;
+        return None;
     }
     let words: Vec<String> = sql.split_whitespace().take(3).map(str::to_ascii_uppercase).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["CREATE", "TABLE", ..] => makes_table(name, sql).unwrap_or(false),
-        ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX"] => index_table(name, sql).is_some_and(|table| tracked(&table)),
-        _ => false,
+        ["CREATE", "TABLE", ..] => makes_table(name, sql).unwrap_or(false).then_some(Made::Table),
+        ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX"] => index_table(name, sql).map(|table| Made::Index { table }),
+        _ => None,
     }
+}
+
+/// What a statement makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Made {
+    Table,
+    Index { table: String },
 }
 
 fn makes_table(name: &str, sql: &str) -> rusqlite::Result<bool> {
@@ -36,7 +43,11 @@ fn makes_table(name: &str, sql: &str) -> rusqlite::Result<bool> {
     // Not `execute_batch`: a second statement is an error.
     db.execute(sql, [])?;
     db.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
-    db.query_row("SELECT count(*) = 1 AND max(name = ?1) FROM sqlite_master WHERE type = 'table'", [name], |row| row.get(0))
+    db.query_row(
+        "SELECT count(*) = 1 AND max(name = ?1) FROM sqlite_master WHERE type = 'table' AND name <> 'sqlite_sequence'",
+        [name],
+        |row| row.get(0),
+    )
 }
 
 /// The table that a single CREATE INDEX statement is on; the index must be of this name.
@@ -87,7 +98,7 @@ mod tests {
     use super::*;
 
     fn passes(name: &str, sql: &str) -> bool {
-        vet(name, sql, |table| table == "note")
+        vet(name, sql).is_some_and(|made| made == Made::Table || made == Made::Index { table: "note".to_owned() })
     }
 
     #[test]

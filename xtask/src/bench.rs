@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::{USAGE, bench_cache, bench_crypto, bench_wire};
+use crate::{USAGE, bench_cache, bench_crypto, bench_sync, bench_wire};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -26,6 +26,8 @@ enum Layer {
     Crypto,
     /// Store and reconciliation
     Cache,
+    /// The database
+    Sync,
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are the output of this command")]
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Layer::Wire => bench_wire::run(),
         Layer::Crypto => bench_crypto::run(),
         Layer::Cache => bench_cache::run(),
+        Layer::Sync => bench_sync::run(),
     };
     match figures.as_object() {
         Some(figures) if !args.json => figures.iter().for_each(|(figure, value)| println!("{figure:24} {value}")),
