@@ -1,10 +1,10 @@
 //! Topics a node follows: packets become messages, each goes where its topic's purpose says.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use peers_crypto::{Draft, ReadKey, SealError, TopicKey};
-use peers_wire::{DEFAULT_LIFETIME, Link, MAX_POSTAGE, Packet, PacketId, Reassembly, Timestamp, TopicId};
+use peers_wire::{DEFAULT_LIFETIME, Header, Link, MAX_POSTAGE, Packet, PacketId, Reassembly, Timestamp, TopicId};
 
 use crate::account::DatabaseId;
 use crate::message::PeerMessage;
@@ -42,12 +42,14 @@ pub(crate) struct Topics {
     /// Packets that were in the cache when their topic was followed; taken when the layers settle.
     pub(crate) held: VecDeque<Packet>,
     repair_at: Option<Instant>,
+    /// Roots of messages whose fragments nobody sent in time.
+    given_up: BTreeSet<[u8; 32]>,
 }
 
 impl Topics {
     pub(crate) fn new() -> Self {
         let reassembly = Reassembly::new(peers_wire::Config::default());
-        Self { followed: BTreeMap::new(), reassembly, held: VecDeque::new(), repair_at: None }
+        Self { followed: BTreeMap::new(), reassembly, held: VecDeque::new(), repair_at: None, given_up: BTreeSet::new() }
     }
 
     /// When fragments that are missing are asked for.
@@ -135,7 +137,17 @@ impl Stack {
         if !self.topics.followed.contains_key(&packet.topic()) {
             return;
         }
-        for complete in self.topics.reassembly.insert(now, packet) {
+        let Topics { reassembly, given_up, .. } = &mut self.topics;
+        let (topic, header) = (packet.topic(), packet.header());
+        let mut complete = reassembly.insert(now, packet);
+        if let Header::Fragment(fragment) = header
+            && given_up.remove(&fragment.root)
+        {
+            // Someone has it after all: what the cache kept of the message is taken up again.
+            let held = self.cache.packets(topic).filter(|held| root_of(held) == Some(fragment.root)).cloned().collect::<Vec<_>>();
+            complete.extend(held.into_iter().flat_map(|held| reassembly.insert(now, held)));
+        }
+        for complete in complete {
             self.on_sealed(now, wall, &complete.head, &complete.sealed);
         }
         if self.topics.reassembly.progress().next().is_some() {
@@ -186,20 +198,36 @@ impl Stack {
         if self.topics.repair_at.is_none_or(|at| at > now) {
             return;
         }
-        let reassembly = &mut self.topics.reassembly;
+        let Topics { reassembly, given_up, repair_at, .. } = &mut self.topics;
+        let before: Vec<_> = reassembly.progress().map(|progress| progress.head).collect();
         reassembly.expire(now);
+        let after: BTreeSet<_> = reassembly.progress().map(|progress| progress.head).collect();
+        given_up.extend(before.iter().filter(|head| !after.contains(head)).filter_map(|head| root_of(self.cache.get(head)?)));
+        while given_up.len() > MAX_GIVEN_UP {
+            given_up.pop_first();
+        }
         // A message that still grows is on its way: only one that stalls is asked for.
         let stalled = reassembly.progress().filter(|progress| progress.last + REPAIR_AFTER <= now).map(|progress| progress.head);
         let missing: Vec<PacketId> =
             stalled.collect::<Vec<_>>().iter().flat_map(|head| reassembly.missing(head, MAX_REQUESTS)).take(MAX_REQUESTS).collect();
-        self.topics.repair_at = reassembly.progress().next().is_some().then(|| now + REPAIR_AFTER);
+        *repair_at = reassembly.progress().next().is_some().then(|| now + REPAIR_AFTER);
         for id in missing {
             self.cache.request(now, wall, id);
         }
     }
 }
 
+/// The root of the tree that a packet belongs to; a message of one packet has none.
+fn root_of(packet: &Packet) -> Option<[u8; 32]> {
+    match packet.header() {
+        Header::Message(head) => (head.fragments > 0).then(|| *packet.payload_digest()),
+        Header::Fragment(fragment) => Some(fragment.root),
+    }
+}
+
 /// How long fragments may take before the missing ones are asked for.
 const REPAIR_AFTER: Duration = Duration::from_millis(500);
+/// Messages given up that are remembered.
+const MAX_GIVEN_UP: usize = 1024;
 /// Fragments asked for at a time.
 const MAX_REQUESTS: usize = 64;
