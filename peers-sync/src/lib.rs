@@ -7,6 +7,11 @@
 //!   [`Replica::changes_since`], [`Replica::apply`]), and on through third replicas.
 //!
 //! It leaves to others: sockets, sealing and signing what travels, and which device may take part. It starts no thread and reads no clock.
+//!
+//! # Sources
+//! Kulkarni et al., "Logical Physical Clocks" (2014); Shapiro et al., "Conflict-free Replicated Data Types" (2011); SQLite, "Database File Format".
+
+#![doc = include_str!("../README.md")]
 
 mod changes;
 mod clock;
