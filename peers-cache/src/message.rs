@@ -137,7 +137,7 @@ impl Summary {
     }
 }
 
-/// All messages. Byte by byte in `docs/protocol-cache.md`.
+/// All messages. Byte by byte in `docs/PROTOCOL.md`, chapter 6.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
     /// A packet, to be pushed on `eager` hops further.

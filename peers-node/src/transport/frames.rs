@@ -1,4 +1,4 @@
-//! The frames that two transports exchange; `docs/protocol-transport.md` has them byte by byte.
+//! The frames that two transports exchange; `docs/PROTOCOL.md`, chapter 9, has them byte by byte.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    /// The vectors of `docs/protocol-transport.md`, without the packet numbers.
+    /// The vectors of `docs/PROTOCOL.md`, chapter 9, without the packet numbers.
     #[test]
     fn the_vectors_of_the_specification() {
         let mut out = Writer::default();
