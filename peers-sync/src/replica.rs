@@ -551,7 +551,7 @@ impl Replica {
         let peer = self.peers.get_mut(&id).filter(|peer| peer.forward)?;
         for range in self.core.ahead.ranges().to_vec() {
             let origin = self.core.clocks.origin(range.origin);
-            let at = peer.sent_ahead.entry((origin, range.first.clone())).or_insert_with(|| range.first.clone());
+            let at = peer.sent_ahead.entry((origin, range.first.clone(), range.last.clone())).or_insert_with(|| range.first.clone());
             if *at == range.last || range.last.reaches(&Position::after(peer.theirs.get(&origin))) {
                 continue;
             }

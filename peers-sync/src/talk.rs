@@ -72,8 +72,8 @@ pub(crate) struct Peer {
     pub(crate) theirs: VersionVector,
     /// How far it was sent what it lacks; beyond `theirs`.
     pub(crate) sent: BTreeMap<Origin, Position>,
-    /// How far it was sent ranges ahead of our version vector, by where they begin.
-    pub(crate) sent_ahead: BTreeMap<(Origin, Position), Position>,
+    /// How far it was sent ranges ahead of our version vector, by where they begin and end: two may begin at one place.
+    pub(crate) sent_ahead: BTreeMap<(Origin, Position, Position), Position>,
     /// It has said hello, so it is known what it lacks.
     pub(crate) greeted: bool,
     /// Hello is to be said.

@@ -26,7 +26,7 @@ enum Step {
     /// Two replicas talk until they are in step.
     Meet(usize, usize),
     /// A replica applies some of the batches that another could give, in another order, some of them twice.
-    Carry { from: usize, to: usize, limit: usize, picks: Vec<prop::sample::Index> },
+    Carry { from: usize, to: usize, limit: usize, picks: Vec<u64> },
 }
 
 const REPLICAS: usize = 3;
@@ -54,7 +54,7 @@ fn steps(carry: u32) -> impl Strategy<Value = Vec<Step>> {
         commit,
     });
     let meet = (replica.clone(), replica.clone()).prop_map(|(a, b)| Step::Meet(a, b));
-    let picks = prop::collection::vec(any::<prop::sample::Index>(), 0..8);
+    let picks = prop::collection::vec(any::<u64>(), 0..8);
     let carried = (replica.clone(), replica, prop_oneof![Just(1usize), Just(40), Just(1 << 20)], picks)
         .prop_map(|(from, to, limit, picks)| Step::Carry { from, to, limit, picks });
     prop::collection::vec(prop_oneof![6 => write, 2 => meet, carry => carried], 1..30)
@@ -300,50 +300,7 @@ proptest! {
 
     #[test]
     fn batches_in_any_order_and_number_merge_to_the_same(steps in steps(3), order in any::<prop::sample::Index>(), seed: u64) {
-        let mut histories = Histories::new();
-        for step in &steps {
-            match step {
-                // The model does not follow half-delivered changes: the statements are tried, and fail where they do not fit.
-                Step::Write { at, ops, commit } => {
-                    let wall = histories.world.tick();
-                    let replica = &mut histories.world.replicas[*at];
-                    replica.connection().execute_batch("BEGIN").unwrap();
-                    for op in ops {
-                        let _ = replica.connection().execute_batch(&statement(op));
-                    }
-                    replica.connection().execute_batch(if *commit { "COMMIT" } else { "ROLLBACK" }).unwrap();
-                    replica.refresh(wall).unwrap();
-                }
-                Step::Meet(a, b) => if a != b { histories.world.meet(*a, *b) },
-                Step::Carry { from, to, limit, picks } => {
-                    let batches = batches(&mut histories.world.replicas[*from], *limit);
-                    let wall = histories.world.tick();
-                    for pick in picks.iter().filter(|_| !batches.is_empty()) {
-                        histories.world.replicas[*to].apply(wall, pick.get(&batches)).unwrap();
-                    }
-                }
-            }
-        }
-        // A stranger gets everything from one of them in pieces, shuffled, some twice.
-        let mut pieces = batches(&mut histories.world.replicas[order.index(REPLICAS)], 30);
-        let version = histories.world.replicas[order.index(REPLICAS)].version();
-        let extra = pieces.len() / 2;
-        pieces.extend_from_within(..extra);
-        shuffle(&mut pieces, seed);
-        let mut stranger = open(&histories.world.dir.path().join("stranger.sqlite"), 100);
-        for piece in &pieces {
-            stranger.apply(histories.world.wall, piece).unwrap();
-        }
-        prop_assert_eq!(stranger.version(), version);
-        histories.world.meet_all();
-        histories.world.assert_equal();
-        histories.world.replicas.push(stranger);
-        let version = histories.world.replicas[REPLICAS].version();
-        let all: Vec<_> = histories.world.replicas[0].changes_since(&version, usize::MAX).unwrap();
-        for batch in all.iter().rev() {
-            histories.world.replicas[REPLICAS].apply(histories.world.wall, batch).unwrap();
-        }
-        histories.world.assert_equal();
+        merge_in_any_order(&steps, order.index(REPLICAS), seed);
     }
 }
 
@@ -365,4 +322,72 @@ fn shuffle<T>(items: &mut [T], seed: u64) {
     for i in (1..items.len()).rev() {
         items.swap(i, rng.random_range(0..=i));
     }
+}
+
+/// Writes, meetings and batches carried by hand; then a stranger gets everything from `source` in pieces, shuffled by `seed`, some twice.
+fn merge_in_any_order(steps: &[Step], source: usize, seed: u64) {
+    let mut histories = Histories::new();
+    for step in steps {
+        match step {
+            // The model does not follow half-delivered changes: the statements are tried, and fail where they do not fit.
+            Step::Write { at, ops, commit } => {
+                let wall = histories.world.tick();
+                let replica = &mut histories.world.replicas[*at];
+                replica.connection().execute_batch("BEGIN").unwrap();
+                for op in ops {
+                    let _ = replica.connection().execute_batch(&statement(op));
+                }
+                replica.connection().execute_batch(if *commit { "COMMIT" } else { "ROLLBACK" }).unwrap();
+                replica.refresh(wall).unwrap();
+            }
+            Step::Meet(a, b) => {
+                if a != b {
+                    histories.world.meet(*a, *b)
+                }
+            }
+            Step::Carry { from, to, limit, picks } => {
+                let batches = batches(&mut histories.world.replicas[*from], *limit);
+                let wall = histories.world.tick();
+                for pick in picks.iter().filter(|_| !batches.is_empty()) {
+                    histories.world.replicas[*to].apply(wall, at(&batches, *pick)).unwrap();
+                }
+            }
+        }
+    }
+    // A stranger gets everything from one of them in pieces, shuffled, some twice.
+    let mut pieces = batches(&mut histories.world.replicas[source], 30);
+    let version = histories.world.replicas[source].version();
+    let extra = pieces.len() / 2;
+    pieces.extend_from_within(..extra);
+    shuffle(&mut pieces, seed);
+    let mut stranger = open(&histories.world.dir.path().join("stranger.sqlite"), 100);
+    for piece in &pieces {
+        stranger.apply(histories.world.wall, piece).unwrap();
+    }
+    assert_eq!(stranger.version(), version);
+    histories.world.meet_all();
+    histories.world.assert_equal();
+    histories.world.replicas.push(stranger);
+    let version = histories.world.replicas[REPLICAS].version();
+    let all: Vec<_> = histories.world.replicas[0].changes_since(&version, usize::MAX).unwrap();
+    for batch in all.iter().rev() {
+        histories.world.replicas[REPLICAS].apply(histories.world.wall, batch).unwrap();
+    }
+    histories.world.assert_equal();
+}
+
+#[test]
+fn parts_that_came_before_what_they_follow_do_not_keep_a_conversation_going() {
+    let steps = [
+        Step::Write { at: 0, ops: vec![Op::Insert(3, [0, 0, 1]), Op::Insert(0, [0, 0, 0])], commit: true },
+        Step::Write { at: 0, ops: vec![Op::UpdateOrReplace(3, 0)], commit: true },
+        Step::Carry { from: 0, to: 1, limit: 1, picks: vec![10_540_996_613_548_315_210, 13_176_245_766_935_394_012] },
+        Step::Meet(2, 1),
+    ];
+    merge_in_any_order(&steps, 0, 0);
+}
+
+/// The element at that share, of 2^64, of the way through.
+fn at(batches: &[Changes], share: u64) -> &Changes {
+    &batches[usize::try_from((batches.len() as u128 * u128::from(share)) >> 64).unwrap()]
 }
