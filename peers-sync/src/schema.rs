@@ -323,7 +323,10 @@ impl Table {
         let mut holders = String::new();
         for columns in &found.unique {
             let held = columns.iter().map(|column| format!("{0} = NEW.{0}", quote(column))).collect::<Vec<_>>().join(" AND ");
-            let _ = write!(holders, "{append} SELECT {of}, {DOUBTED}, {NOW} FROM {name} WHERE {held}; ", of = self.key_names());
+            // Not the row itself: doubted and then deleted, it would seem to have lived twice more.
+            let same = self.keys.iter().map(|key| format!("{0} IS NEW.{0}", quote(key))).collect::<Vec<_>>().join(" AND ");
+            let of = self.key_names();
+            let _ = write!(holders, "{append} SELECT {of}, {DOUBTED}, {NOW} FROM {name} WHERE {held} AND NOT ({same}); ");
         }
         if !holders.is_empty() {
             let _ = writeln!(sql, "CREATE TRIGGER _peers_replace_{id} BEFORE INSERT ON {name} BEGIN {holders}END;");
