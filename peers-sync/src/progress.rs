@@ -121,21 +121,27 @@ impl Ahead {
 
     /// How far each origin goes without a gap over the usable ranges.
     fn reach(&self, clocks: &Clocks, usable: &[bool]) -> BTreeMap<OriginId, Position> {
-        let mut reach: BTreeMap<OriginId, Position> = BTreeMap::new();
-        // Each range is walked over at most once: the rows of a transaction have no order here, so a forged circle of ranges would have no end.
+        // Rows of one transaction have no order here, so ranges that begin at one place may lead apart: every place that is reached counts.
+        let mut reached: BTreeMap<OriginId, Vec<Position>> = BTreeMap::new();
+        // Each range is walked over at most once: a forged circle of ranges would have no end.
         let mut left: Vec<&Range> = self.ranges.iter().zip(usable).filter(|(_, usable)| **usable).map(|(range, _)| range).collect();
         loop {
             let before = left.len();
             left.retain(|range| {
-                let at = reach.entry(range.origin).or_insert_with(|| Position::after(clocks.version().get(&clocks.origin(range.origin))));
-                let follows = range.first == *at || range.first.reaches(at) && at.reaches(&range.last);
+                let places = reached
+                    .entry(range.origin)
+                    .or_insert_with(|| vec![Position::after(clocks.version().get(&clocks.origin(range.origin)))]);
+                let follows = places.iter().any(|at| range.first == *at || range.first.reaches(at));
                 if follows {
-                    *at = range.last.clone();
+                    places.push(range.last.clone());
                 }
                 !follows
             });
             if left.len() == before {
-                return reach;
+                let farthest = |places: Vec<Position>| {
+                    places.into_iter().reduce(|best, at| if best.reaches(&at) || best.whole() < at.whole() { at } else { best })
+                };
+                return reached.into_iter().filter_map(|(origin, places)| Some((origin, farthest(places)?))).collect();
             }
         }
     }

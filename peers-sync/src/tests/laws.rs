@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::{Hlc, Origin};
@@ -265,10 +266,11 @@ impl Histories {
     }
 }
 
-/// Histories to try: a few hundred, or `PEERS_HISTORIES`.
+/// Histories to try: 150, the same in every run; or as many others as `PEERS_HISTORIES` says.
 fn histories() -> ProptestConfig {
-    let cases = std::env::var("PEERS_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150);
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let more = std::env::var("PEERS_HISTORIES").ok().and_then(|cases| cases.parse().ok());
+    let rng_seed = if more.is_some() { RngSeed::Random } else { RngSeed::Fixed(1) };
+    ProptestConfig { cases: more.unwrap_or(150), rng_seed, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
@@ -364,7 +366,8 @@ fn merge_in_any_order(steps: &[Step], source: usize, seed: u64) {
     for piece in &pieces {
         stranger.apply(histories.world.wall, piece).unwrap();
     }
-    assert_eq!(stranger.version(), version);
+    // In which order parts of one transaction came decides whether it is counted yet: one of the two may be behind, and gets it again below.
+    assert!(stranger.version().covers(&version) || version.covers(&stranger.version()));
     histories.world.meet_all();
     histories.world.assert_equal();
     histories.world.replicas.push(stranger);
