@@ -69,7 +69,7 @@ pub(crate) struct Passphrase {
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Bind a UDP socket here; may be given several times [default: 0.0.0.0:0 and [::]:0]
+    /// Bind a UDP socket here; may be given several times [default: every address, a free port]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<SocketAddr>,
     /// Do not announce this device on the local network.

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha20Rng;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
-/// Makes the shop: 5 tables, [`ROWS`] rows, the same for the same seed.
+/// Makes the shop: 5 tables, `ROWS` rows, the same for the same seed.
 pub(crate) fn make(path: &Path, seed: u64) -> Result<()> {
     let mut connection = Connection::open(path).with_context(|| format!("{} cannot be made", path.display()))?;
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
