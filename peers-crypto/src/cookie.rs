@@ -246,7 +246,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "a test needs some instant to count from")]
         let now = Instant::now();
         let mut gate = Gate::new(&bob);
-        let (_, datagram) = Initiator::xx(&DeviceKey::from_seed(&[9; 32]), 1, WALL, &mut rng);
+        let (_, datagram) = Initiator::xx(1, WALL, &mut rng);
         for _ in 0..MAX_FREE_HANDSHAKES {
             assert_eq!(gate.admit(now, source(9), &datagram, &mut rng), Admission::Admit);
         }
@@ -261,7 +261,7 @@ mod tests {
     fn under_load_only_who_answers_a_cookie_from_its_own_address_is_admitted() {
         let Flooded { bob, mut gate, now, mut rng } = flooded();
         let alice = DeviceKey::from_seed(&[1; 32]);
-        let handshakes = [Initiator::ik(&alice, bob.id(), 5, WALL, &[], &mut rng).unwrap().0, Initiator::xx(&alice, 6, WALL, &mut rng).0];
+        let handshakes = [Initiator::ik(&alice, bob.id(), 5, WALL, &[], &mut rng).unwrap().0, Initiator::xx(6, WALL, &mut rng).0];
         for mut waiting in handshakes {
             let Admission::Challenge(reply) = gate.admit(now, source(1), waiting.datagram(), &mut rng) else { panic!("challenged") };
             assert_eq!(reply.len(), COOKIE_REPLY);
@@ -282,11 +282,11 @@ mod tests {
     #[test]
     fn a_cookie_ends_with_the_secrets_behind_it() {
         let Flooded { bob: _, mut gate, now, mut rng } = flooded();
-        let (mut waiting, _) = Initiator::xx(&DeviceKey::from_seed(&[1; 32]), 6, WALL, &mut rng);
+        let (mut waiting, _) = Initiator::xx(6, WALL, &mut rng);
         let Admission::Challenge(reply) = gate.admit(now, source(1), waiting.datagram(), &mut rng) else { panic!("challenged") };
         waiting.cookie(&reply).unwrap();
         let mut admitted_at = |after: Duration| {
-            let (_, other) = Initiator::xx(&DeviceKey::from_seed(&[3; 32]), 1, WALL, &mut rng);
+            let (_, other) = Initiator::xx(1, WALL, &mut rng);
             for _ in 0..MAX_FREE_HANDSHAKES {
                 gate.admit(now + after, source(3), &other, &mut rng);
             }
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_second_later_the_gate_is_open_again() {
         let Flooded { bob: _, mut gate, now, mut rng } = flooded();
-        let (waiting, _) = Initiator::xx(&DeviceKey::from_seed(&[1; 32]), 6, WALL, &mut rng);
+        let (waiting, _) = Initiator::xx(6, WALL, &mut rng);
         assert!(matches!(gate.admit(now, source(1), waiting.datagram(), &mut rng), Admission::Challenge(_)));
         assert_eq!(gate.admit(now + Duration::from_secs(1), source(1), waiting.datagram(), &mut rng), Admission::Admit);
     }

@@ -62,7 +62,8 @@ pub enum HandshakeError {
 
 /// An initiator's handshake under way; repeat its datagram until an answer comes.
 pub struct Initiator {
-    state: Symmetric,
+    /// Gone once the handshake is finished: a second session of the same keys would use their counters again.
+    state: Option<Symmetric>,
     pattern: Pattern,
     ephemeral: Zeroizing<[u8; 32]>,
     index: u32,
@@ -142,14 +143,14 @@ impl Initiator {
         state.encrypt(&payload, &mut datagram);
         cookie::append_macs(&remote, &mut datagram);
 
-        let this = Self { state, pattern: Pattern::Ik { remote }, ephemeral, index, wall, offers, datagram: datagram.clone() };
+        let this = Self { state: Some(state), pattern: Pattern::Ik { remote }, ephemeral, index, wall, offers, datagram: datagram.clone() };
         Ok((this, datagram))
     }
 
     /// Begins a session with whoever answers; returns the datagram to send. About 10 us.
     ///
     /// `index` and `wall` as for [`Initiator::ik`]. The responder tells its identity first, to anybody; this side's is told to it alone.
-    pub fn xx(_key: &DeviceKey, index: u32, wall: Timestamp, rng: &mut impl CryptoRng) -> (Self, Vec<u8>) {
+    pub fn xx(index: u32, wall: Timestamp, rng: &mut impl CryptoRng) -> (Self, Vec<u8>) {
         Self::xx_offering(offers(), index, wall, rng)
     }
 
@@ -159,7 +160,7 @@ impl Initiator {
         let ephemeral = write_ephemeral(&mut state, &mut datagram, rng);
         state.encrypt(&[offers], &mut datagram);
         cookie::append_macs(&ANYONE, &mut datagram);
-        (Self { state, pattern: Pattern::Xx, ephemeral, index, wall, offers, datagram: datagram.clone() }, datagram)
+        (Self { state: Some(state), pattern: Pattern::Xx, ephemeral, index, wall, offers, datagram: datagram.clone() }, datagram)
     }
 
     /// The datagram that began this handshake, as it is to be sent now: with a cookie's code once there was one.
@@ -184,7 +185,7 @@ impl Initiator {
         cookie::answer(&responder, &mut self.datagram, reply)
     }
 
-    /// Takes the responder's answer; about 60 us for IK, 150 us for XX.
+    /// Takes the responder's answer, once; about 60 us for IK, 150 us for XX.
     ///
     /// # Errors
     /// [`HandshakeError`]; the handshake is unchanged and waits on: anybody may send a false answer.
@@ -199,7 +200,7 @@ impl Initiator {
             return Err(HandshakeError::Unexpected);
         }
         let indices = (self.index, responder_index);
-        let mut state = self.state.clone();
+        let mut state = self.state.clone().ok_or(HandshakeError::Unexpected)?;
         let remote_ephemeral = read_ephemeral(&mut state, &mut reader)?;
         state.mix_key(&*agree(&self.ephemeral, &remote_ephemeral)?);
         match self.pattern {
@@ -207,6 +208,7 @@ impl Initiator {
                 state.mix_key(&*key.exchange(&remote_ephemeral).ok_or(HandshakeError::Forged)?);
                 let payload = state.decrypt(reader.rest()).ok_or(HandshakeError::Forged)?;
                 let (cipher, payload) = self.chosen(&payload)?;
+                self.state = None;
                 Ok(Finished { remote, session: initiator_session(&state, cipher, indices), third: None, payload })
             }
             Pattern::Xx => {
@@ -223,6 +225,7 @@ impl Initiator {
                 identity[..IDENTITY].copy_from_slice(&key.id().0);
                 identity[IDENTITY..].copy_from_slice(&self.wall.0.to_be_bytes()[2..]);
                 state.encrypt(&identity, &mut third);
+                self.state = None;
                 Ok(Finished { remote, session: initiator_session(&state, cipher, indices), third: Some(third), payload })
             }
         }

@@ -45,7 +45,7 @@ fn ik(offered: u8, supported: u8) -> Pair {
 
 fn xx() -> Pair {
     let (alice, bob, rng) = (key(1), key(2), &mut rng());
-    let (mut waiting, first) = Initiator::xx(&alice, 11, WALL, rng);
+    let (mut waiting, first) = Initiator::xx(11, WALL, rng);
     let Response::Xx { mut pending, reply } = respond(&bob, &first, 22, b"reply", rng).unwrap() else {
         panic!("an XX first has an XX second")
     };
@@ -120,7 +120,7 @@ fn handshake_datagrams_have_the_sizes_of_the_protocol_and_never_amplify() {
     let Response::Ik { reply, .. } = respond(&bob, &first, 2, &[0; MAX_REPLY], rng).unwrap() else { panic!("IK") };
     assert_eq!((first.len(), reply.len()), (IK_INITIATION, 58 + MAX_REPLY));
     assert!(cookie::COOKIE_REPLY < first.len());
-    let (mut waiting, first) = Initiator::xx(&alice, 1, WALL, rng);
+    let (mut waiting, first) = Initiator::xx(1, WALL, rng);
     let Response::Xx { reply, .. } = respond(&bob, &first, 2, &[0; MAX_REPLY], rng).unwrap() else { panic!("XX") };
     let third = waiting.finish(&alice, &reply).unwrap().third.unwrap();
     assert_eq!((first.len(), reply.len(), third.len()), (XX_FIRST, 138 + MAX_REPLY, 107));
@@ -132,7 +132,7 @@ fn handshake_datagrams_have_the_sizes_of_the_protocol_and_never_amplify() {
 fn the_initiators_identity_is_not_in_the_clear() {
     let (alice, bob, rng) = (key(1), key(2), &mut rng());
     let (_, first) = Initiator::ik(&alice, bob.id(), 1, WALL, &[], rng).unwrap();
-    let (mut waiting, xx_first) = Initiator::xx(&alice, 1, WALL, rng);
+    let (mut waiting, xx_first) = Initiator::xx(1, WALL, rng);
     let Response::Xx { reply, .. } = respond(&bob, &xx_first, 2, &[], rng).unwrap() else { panic!("XX") };
     let third = waiting.finish(&alice, &reply).unwrap().third.unwrap();
     for datagram in [first, xx_first, reply, third] {
@@ -188,7 +188,15 @@ fn who_stole_a_devices_key_cannot_pose_as_others_to_it() {
     let Response::Ik { session, reply, .. } = respond(&bob, &datagram, 2, &[], rng).unwrap() else { panic!("IK") };
     assert!(!session.confirmed());
     // The response mixes in Alice's static key with Bob's ephemeral one: Mallory knows neither secret.
-    let waiting = Initiator { state, pattern: Pattern::Ik { remote: bob.id() }, ephemeral, index: 1, wall: WALL, offers: BOTH, datagram };
+    let waiting = Initiator {
+        state: Some(state),
+        pattern: Pattern::Ik { remote: bob.id() },
+        ephemeral,
+        index: 1,
+        wall: WALL,
+        offers: BOTH,
+        datagram,
+    };
     let mut waiting = waiting;
     assert_eq!(waiting.finish(&bob, &reply).err(), Some(HandshakeError::Forged));
     assert_eq!(waiting.finish(&key(6), &reply).err(), Some(HandshakeError::Forged));
@@ -201,7 +209,7 @@ fn a_session_with_oneself_and_with_an_invalid_key_is_refused() {
     let mut small = [0; 32];
     small[0] = 1;
     assert_eq!(Initiator::ik(&alice, PeerId(small), 1, WALL, &[], rng).err(), Some(HandshakeError::Identity));
-    let (mut waiting, first) = Initiator::xx(&alice, 1, WALL, rng);
+    let (mut waiting, first) = Initiator::xx(1, WALL, rng);
     let Response::Xx { reply, .. } = respond(&alice, &first, 2, &[], rng).unwrap() else { panic!("XX") };
     assert_eq!(waiting.finish(&alice, &reply).err(), Some(HandshakeError::Myself));
 }
@@ -219,7 +227,7 @@ fn ephemeral_keys_of_small_order_are_refused() {
         first[5..37].copy_from_slice(&small);
         cookie::append_macs(&bob.id(), &mut first);
         assert_eq!(respond(&bob, &first, 2, &[], rng).err(), Some(HandshakeError::Forged));
-        let (_, first) = Initiator::xx(&alice, 1, WALL, rng);
+        let (_, first) = Initiator::xx(1, WALL, rng);
         let mut first = first[..first.len() - MACS].to_vec();
         first[5..37].copy_from_slice(&small);
         cookie::append_macs(&ANYONE, &mut first);
@@ -247,7 +255,7 @@ fn a_false_answer_leaves_the_handshake_waiting_for_the_true_one() {
 #[test]
 fn an_altered_or_truncated_xx_handshake_establishes_nothing() {
     let (alice, bob, rng) = (key(1), key(2), &mut rng());
-    let (mut waiting, first) = Initiator::xx(&alice, 1, WALL, rng);
+    let (mut waiting, first) = Initiator::xx(1, WALL, rng);
     let Response::Xx { mut pending, reply } = respond(&bob, &first, 2, &[], rng).unwrap() else { panic!("XX") };
     for at in (0..5).chain(9..reply.len()) {
         let mut altered = reply.clone();
@@ -269,7 +277,7 @@ fn an_altered_or_truncated_xx_handshake_establishes_nothing() {
 fn an_altered_or_truncated_initiation_is_refused() {
     let (alice, bob, rng) = (key(1), key(2), &mut rng());
     let (_, ik) = Initiator::ik(&alice, bob.id(), 1, WALL, b"early", rng).unwrap();
-    let (_, xx) = Initiator::xx(&alice, 1, WALL, rng);
+    let (_, xx) = Initiator::xx(1, WALL, rng);
     for datagram in [ik, xx] {
         // The last 16 bytes answer a cookie; without load they mean nothing.
         for at in 0..datagram.len() - 16 {
@@ -356,8 +364,8 @@ fn a_session_is_due_for_replacement_by_age() {
 
 #[test]
 fn debug_shows_no_key() {
-    let (alice, rng) = (key(1), &mut rng());
-    let (waiting, _) = Initiator::xx(&alice, 1, WALL, rng);
+    let rng = &mut rng();
+    let (waiting, _) = Initiator::xx(1, WALL, rng);
     assert_eq!(format!("{waiting:?}"), "Initiator { index: 1, .. }");
     let session = format!("{:?}", ik(BOTH, BOTH).initiator);
     assert!(session.starts_with("Session { local_index: 11, remote_index: 22, cipher: Aegis128l"), "{session}");
@@ -433,7 +441,7 @@ fn snow_answers_our_xx() {
     let (alice, bob, rng) = (key(1), key(2), &mut rng());
     let mut theirs = snow(XX, &[PROLOGUE], &bob, None, false);
     let mut buffer = [0; 2000];
-    let (mut waiting, first) = Initiator::xx(&alice, 7, WALL, rng);
+    let (mut waiting, first) = Initiator::xx(7, WALL, rng);
     assert_eq!(theirs.read_message(&first[5..first.len() - MACS], &mut buffer).unwrap(), 1);
     let length = theirs.write_message(&identity(&bob, &[1]), &mut buffer).unwrap();
     let mut reply = header(DatagramKind::XxSecond, &[7, 9], 200);
@@ -475,7 +483,7 @@ proptest! {
         prop_assert!(respond(&bob, &datagram, 2, &[], rng).is_err());
         let index = receiver_index(&datagram).unwrap_or(0);
         let (mut ik, _) = Initiator::ik(&alice, bob.id(), index, WALL, &[], rng).unwrap();
-        let (mut xx, first) = Initiator::xx(&alice, index, WALL, rng);
+        let (mut xx, first) = Initiator::xx(index, WALL, rng);
         prop_assert!(ik.finish(&alice, &datagram).is_err() && xx.finish(&alice, &datagram).is_err());
         prop_assert!(ik.cookie(&datagram).is_err() && xx.cookie(&datagram).is_err());
         let Response::Xx { mut pending, .. } = respond(&bob, &first, index, &[], rng).unwrap() else { panic!("XX") };

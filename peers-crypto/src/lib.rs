@@ -4,6 +4,11 @@ mod code;
 mod cookie;
 mod cpace;
 mod datagram;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing_statement;
 mod handshake;
 mod keyfile;
 mod keys;

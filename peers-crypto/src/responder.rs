@@ -108,7 +108,7 @@ pub(crate) fn respond_offering(
             state.encrypt(key.exchange_public(), &mut reply);
             state.mix_key(&*key.exchange(&remote_ephemeral).ok_or(HandshakeError::Forged)?);
             state.encrypt(&[&key.id().0[..], &[cipher as u8], payload].concat(), &mut reply);
-            Ok(Response::Xx { pending: XxResponder { state, key: key.clone(), ephemeral, indices, cipher }, reply })
+            Ok(Response::Xx { pending: XxResponder { state: Some(state), key: key.clone(), ephemeral, indices, cipher }, reply })
         }
         _ => Err(HandshakeError::Unexpected),
     }
@@ -116,7 +116,8 @@ pub(crate) fn respond_offering(
 
 /// A responder's XX handshake that waits for the third datagram.
 pub struct XxResponder {
-    state: Symmetric,
+    /// Gone once the handshake is finished: a second session of the same keys would use their counters again.
+    state: Option<Symmetric>,
     key: DeviceKey,
     ephemeral: Zeroizing<[u8; 32]>,
     indices: (u32, u32),
@@ -124,7 +125,7 @@ pub struct XxResponder {
 }
 
 impl XxResponder {
-    /// Takes the third datagram: who initiated, the session (confirmed), and the initiator's time; about 60 us.
+    /// Takes the third datagram, once: who initiated, the session (confirmed), and the initiator's time; about 60 us.
     ///
     /// # Errors
     /// [`HandshakeError`]; the handshake is unchanged and waits on.
@@ -134,7 +135,7 @@ impl XxResponder {
         if kind != DatagramKind::XxThird as u8 || index != self.indices.0 {
             return Err(HandshakeError::Unexpected);
         }
-        let mut state = self.state.clone();
+        let mut state = self.state.clone().ok_or(HandshakeError::Unexpected)?;
         let remote_static = read_static(&mut state, &mut reader)?;
         state.mix_key(&*agree(&self.ephemeral, &remote_static)?);
         let payload = state.decrypt(reader.rest()).ok_or(HandshakeError::Forged)?;
@@ -143,6 +144,7 @@ impl XxResponder {
         let timestamp = reader.timestamp()?;
         reader.finish()?;
         let (receiving, sending) = state.split();
+        self.state = None;
         Ok((remote, Session::new(self.cipher, self.indices, &sending, &receiving, true), timestamp))
     }
 

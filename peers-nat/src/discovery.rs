@@ -83,7 +83,7 @@ impl Agent {
         let pause = if discovery.wanted { pause } else { DIAL_TIME };
         if discovery.initiator.is_none() {
             let index = self.random_index();
-            let (initiator, _) = Initiator::xx(&self.key, index, wall, &mut self.rng);
+            let (initiator, _) = Initiator::xx(index, wall, &mut self.rng);
             self.indices.insert(index, Slot::Discovery(address));
             if let Some(discovery) = self.discoveries.get_mut(&address) {
                 discovery.initiator = Some(initiator);
