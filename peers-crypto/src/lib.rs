@@ -13,12 +13,17 @@ mod handshake;
 mod keyfile;
 mod keys;
 mod link;
+mod link_acceptor;
+mod link_inviter;
+mod link_message;
+mod link_uri;
 mod noise;
 mod responder;
 mod seal;
 mod session;
 mod sodium;
 mod statement;
+mod ticket;
 mod topic;
 mod user;
 #[cfg(test)]
@@ -34,7 +39,11 @@ pub use datagram::{DatagramKind, receiver_index};
 pub use handshake::{Finished, HandshakeError, IK_INITIATION, Initiator, MAX_EARLY, MAX_REPLY, XX_FIRST};
 pub use keyfile::{KEY_FILE, KeyFile, KeyFileError, PassphraseCost};
 pub use keys::{DeviceKey, Domain, Forged, derive, hash, keyed_hash, verify};
-pub use link::{Acceptor, INVITATION_LIFETIME, Inviter, LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_TRIED_INVITERS, Newcomer, Welcome};
+pub use link::{
+    ACCEPTOR_PATIENCE, Acceptor, AcceptorEvent, CONFIRMATION_LIFETIME, HEARSAY_PATIENCE, INVITATION_LIFETIME, Inviter, InviterEvent,
+    LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_REPEATS, MAX_TRIED_INVITERS,
+};
+pub use link_uri::{LINK_SCHEME, LinkUri, MAX_LINK_ADDRESSES, ParseLinkError};
 pub use responder::{Response, XxResponder, respond};
 pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};
 pub use session::{
@@ -42,6 +51,7 @@ pub use session::{
     REPLAY_WINDOW, Session,
 };
 pub use statement::{Action, MAX_NAME, MAX_PARENTS, Statement, StatementId, UserId, consent, is_name};
+pub use ticket::{ParseTicketError, Ticket};
 pub use topic::{
     Draft, Opened, PASSPHRASE_MEMORY, PASSPHRASE_PASSES, ReadError, ReadKey, SEAL_OVERHEAD, SealError, TopicKey, check_publisher,
 };

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::handshake::tests as handshakes;
 use crate::{
-    Action, Cipher, DeviceKey, Domain, Draft, LinkCode, PassphraseCost, Statement, TopicKey, User, consent, derive, hash, keyed_hash, link,
-    open_from, seal_to,
+    Action, Cipher, DeviceKey, Domain, Draft, LinkCode, LinkUri, PassphraseCost, Statement, TopicKey, User, consent, derive, hash,
+    keyed_hash, link, open_from, seal_to,
 };
 
 const WALL: Timestamp = Timestamp(1_700_000_000_000);
@@ -142,7 +142,7 @@ fn topics_and_sealing_are_as_the_vectors_say() {
 }
 
 #[test]
-fn users_and_linking_are_as_the_vectors_say() {
+fn users_are_as_the_vectors_say() {
     let [laptop, phone] = [1, 2].map(key);
     let user = User::create(&laptop, "Alice", "laptop", WALL).unwrap();
     let create = user.statements().next().unwrap().clone();
@@ -165,7 +165,24 @@ fn users_and_linking_are_as_the_vectors_say() {
             "seeds": { "laptop": hex(&[1; 32]), "phone": hex(&[2; 32]) },
             "statements": shown,
             "user": { "id": hex(&user.id().0), "bytes": hex(&whole.encode()) },
-            "linking": link::tests::vector(),
+        }),
+    );
+}
+
+#[test]
+fn linking_is_as_the_vectors_say() {
+    let [laptop, phone] = [1, 2].map(key);
+    let addresses = ["192.0.2.7:4000".parse().unwrap(), "[2001:db8::7]:4001".parse().unwrap()];
+    let link = LinkUri::generate(laptop.id(), &addresses, &mut Steps::new());
+    check(
+        "linking",
+        &json!({
+            "inviter_seed": hex(&[1; 32]), "acceptor_seed": hex(&[2; 32]),
+            "link": { "secret": hex(&[1; 16]), "inviter": hex(&laptop.id().0), "addresses": addresses, "text": link.to_string() },
+            "conversations": [
+                link::tests::vector(&"zoo acid actor zebra".parse().unwrap(), &laptop, &phone),
+                link::tests::vector(&link.into(), &laptop, &phone),
+            ],
         }),
     );
 }

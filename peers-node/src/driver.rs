@@ -11,7 +11,7 @@ use peers_crypto::TopicKey;
 use peers_nat::Path;
 use peers_wire::{Packet, PacketId, PeerId, Timestamp, TopicId};
 use rusqlite::params;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::account::DatabaseId;
 use crate::clock::Clock;
@@ -21,7 +21,7 @@ use crate::message::{Letter, LetterId, MailBody};
 use crate::sockets::Sockets;
 use crate::stack::{self, DatabaseInput, Stack};
 use crate::store::{Store, StoreError};
-use crate::types::{Linked, Mail, Message, NodeEvent};
+use crate::types::{Linked, Mail, Matched, Message, NodeEvent};
 
 /// Work for the driver: it runs with the stack in hand.
 pub(crate) type Command = Box<dyn FnOnce(&mut Driver, Instant, Timestamp) + Send>;
@@ -32,6 +32,12 @@ pub(crate) enum LetterState {
     Queued,
     Stored(u32),
     Delivered,
+}
+
+/// Who waits for a linking.
+pub(crate) struct LinkWatch {
+    pub(crate) matched: Option<oneshot::Sender<Matched>>,
+    pub(crate) outcome: oneshot::Sender<Result<Linked, crate::node::LinkError>>,
 }
 
 pub(crate) struct Driver {
@@ -47,7 +53,7 @@ pub(crate) struct Driver {
     pub(crate) events: broadcast::Sender<NodeEvent>,
     pub(crate) publications: HashMap<PacketId, watch::Sender<u32>>,
     pub(crate) letters: HashMap<LetterId, watch::Sender<LetterState>>,
-    pub(crate) linking: Option<tokio::sync::oneshot::Sender<Result<Linked, crate::node::LinkError>>>,
+    pub(crate) linking: Option<LinkWatch>,
     pub(crate) reflexive: Vec<SocketAddr>,
     pub(crate) closing: bool,
     addresses_at: Instant,
@@ -140,7 +146,7 @@ impl Driver {
 
     /// A code that nobody waits for any more is void.
     pub(crate) fn end_abandoned_linking(&mut self, now: Instant, wall: Timestamp) {
-        if self.linking.as_ref().is_some_and(tokio::sync::oneshot::Sender::is_closed) {
+        if self.linking.as_ref().is_some_and(|watch| watch.outcome.is_closed()) {
             self.linking = None;
             self.stack.cancel_linking(now, wall);
         }
@@ -231,12 +237,24 @@ impl Driver {
                 self.store_account(|_| {});
                 self.tell(NodeEvent::AccountChanged);
             }
-            stack::Event::Linked { device, name, words } => self.on_linked(Linked { device, name, words }),
-            stack::Event::LinkFailed(failure) => {
-                self.tell(NodeEvent::LinkFailed { reason: failure.to_string() });
-                if let Some(waiting) = self.linking.take() {
-                    let _ = waiting.send(Err(failure.into()));
+            stack::Event::LinkMatched(found) => {
+                let (user, user_name) = found.user;
+                let matched = Matched { device: found.device, name: found.name, user: user.to_string(), user_name, words: found.words };
+                if let Some(sender) = self.linking.as_mut().and_then(|watch| watch.matched.take()) {
+                    let _ = sender.send(matched.clone());
                 }
+                self.tell(NodeEvent::LinkMatched(matched));
+            }
+            stack::Event::Linked { device, name, words, others } => self.on_linked(Linked { device, name, words, others }),
+            stack::Event::LinkFailed { failure, attempts } => {
+                self.tell(NodeEvent::LinkFailed { reason: failure.to_string(), attempts });
+                if let Some(watch) = self.linking.take() {
+                    let _ = watch.outcome.send(Err(crate::node::LinkError::Failed { failure, attempts }));
+                }
+            }
+            stack::Event::LinkAttempt { device, attempts } => {
+                tracing::warn!("{device} came to an invitation that is over: {attempts} devices in all have tried it");
+                self.tell(NodeEvent::LinkAttempt { device, attempts });
             }
             stack::Event::Keep(packet) => self.keep(packet),
             stack::Event::Forget(id) => {
@@ -254,7 +272,7 @@ impl Driver {
 
     /// A device is linked only once the account is on disk.
     fn on_linked(&mut self, linked: Linked) {
-        let (events, waiting) = (self.events.clone(), self.linking.take());
+        let (events, waiting) = (self.events.clone(), self.linking.take().map(|watch| watch.outcome));
         self.store_account(move |stored| {
             if let Err(error) = &stored {
                 tracing::error!("the new account could not be stored: {error}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use peers_crypto::{LinkCode, TopicKey};
+use peers_crypto::{Ticket, TopicKey};
 use peers_sync::Replica;
 use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId};
 use rand::RngExt;
@@ -20,7 +20,7 @@ use crate::driver::LetterState;
 use crate::message::LetterId;
 use crate::node::{Closed, LinkError, Node, PublishError, SavedDatabase};
 use crate::stack;
-use crate::types::{DatabaseStatus, DeviceSync, Linked, Message, NodeEvent, TableStatus};
+use crate::types::{DatabaseStatus, DeviceSync, Linked, Matched, Message, NodeEvent, TableStatus};
 
 /// A topic that is followed.
 #[derive(Debug, Clone)]
@@ -214,17 +214,63 @@ impl Sending {
 /// An invitation to link another device; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Invitation {
-    pub(crate) code: LinkCode,
-    pub(crate) outcome: oneshot::Receiver<Result<Linked, LinkError>>,
+    pub(crate) ticket: Ticket,
+    pub(crate) under_way: Acceptance,
 }
 
 impl Invitation {
-    /// The four words to type on the other device; good for one guess and ten minutes.
-    pub fn code(&self) -> &LinkCode {
-        &self.code
+    /// What to give to the other device: four words to type, or a link; good for one guess and ten minutes.
+    pub const fn ticket(&self) -> &Ticket {
+        &self.ticket
     }
 
-    /// Waits until the other device is linked, or the invitation ends.
+    /// As [`Acceptance::matched`].
+    pub async fn matched(&mut self) -> Option<Matched> {
+        self.under_way.matched().await
+    }
+
+    /// As [`Acceptance::confirm`].
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn confirm(&self, same: bool) -> Result<(), LinkError> {
+        self.under_way.confirm(same).await
+    }
+
+    /// As [`Acceptance::wait`].
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn wait(self) -> Result<Linked, LinkError> {
+        self.under_way.wait().await
+    }
+}
+
+/// A linking under way; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Acceptance {
+    pub(crate) node: Node,
+    pub(crate) matched: Option<oneshot::Receiver<Matched>>,
+    pub(crate) outcome: oneshot::Receiver<Result<Linked, LinkError>>,
+}
+
+impl Acceptance {
+    /// Waits for a device at the other end that has the same code: what to show, once. `None` if it ended before; [`Acceptance::wait`] says why.
+    pub async fn matched(&mut self) -> Option<Matched> {
+        let found = self.matched.as_mut()?.await.ok();
+        self.matched = None;
+        found
+    }
+
+    /// Goes on if a person found the `same` words on both devices, else ends it; only where [`LinkOptions::confirm`](crate::LinkOptions) asks for it.
+    ///
+    /// # Errors
+    /// [`LinkError`] if it has ended.
+    pub async fn confirm(&self, same: bool) -> Result<(), LinkError> {
+        self.node.confirm_linking(same).await
+    }
+
+    /// Waits until the devices are linked, or it ends.
     ///
     /// # Errors
     /// [`LinkError`].

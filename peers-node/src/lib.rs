@@ -21,15 +21,15 @@ pub mod transport;
 mod types;
 
 pub use account::{Account, Catalogue, DatabaseId};
-pub use handles::{Changes, Database, DatabaseError, DatabaseOptions, Invitation, Messages, Publication, Sending, Topic};
+pub use handles::{Acceptance, Changes, Database, DatabaseError, DatabaseOptions, Invitation, Messages, Publication, Sending, Topic};
 pub use home::Home;
-pub use linking::LinkFailure;
+pub use linking::{LinkFailure, LinkMatch, LinkOptions};
 pub use message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
 pub use node::{Bootstrap, Closed, Events, LinkError, Node, OpenError, Options, PublishError};
 pub use sockets::BindError;
 pub use stack::{Config, DatabaseInput, Event, Stack, Stats, TopicMessage};
 pub use store::StoreError;
 pub use types::{
-    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, Linked, Mail, Message, NodeEvent, PeerStatus, Status, TableStatus, TopicStatus,
-    UserStatus,
+    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, Linked, Mail, Matched, Message, NodeEvent, PeerStatus, Status, TableStatus,
+    TopicStatus, UserStatus,
 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use peers_crypto::{KeyFile, KeyFileError, LinkCode, TopicKey};
+use peers_crypto::{KeyFile, KeyFileError, Ticket, TopicKey};
 use peers_wire::{Packet, PeerId, Timestamp, TopicId};
 use rand::RngExt;
 use rusqlite::{Connection, params};
@@ -17,15 +17,15 @@ use zeroize::Zeroizing;
 
 use crate::account::{Account, DatabaseId};
 use crate::clock::Clock;
-use crate::driver::{Command, Driver, LetterState, Parts, describe};
-use crate::handles::{Invitation, Sending, Topic};
+use crate::driver::{Command, Driver, LetterState, LinkWatch, Parts, describe};
+use crate::handles::{Acceptance, Invitation, Sending, Topic};
 use crate::home::Home;
-use crate::linking::LinkFailure;
+use crate::linking::{LinkFailure, LinkOptions};
 use crate::message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
 use crate::sockets::{BindError, Sockets};
 use crate::stack::{self, Stack};
 use crate::store::{Store, StoreError};
-use crate::types::{CacheStatus, DeviceStatus, Linked, Mail, NodeEvent, PeerStatus, Status, TopicStatus, UserStatus};
+use crate::types::{CacheStatus, DeviceStatus, Mail, NodeEvent, PeerStatus, Status, TopicStatus, UserStatus};
 
 /// How to open a node.
 #[derive(Debug, Clone)]
@@ -135,8 +135,13 @@ pub enum PublishError {
 #[derive(Debug, Error)]
 pub enum LinkError {
     /// The attempt failed.
-    #[error(transparent)]
-    Failed(#[from] LinkFailure),
+    #[error("{failure}{}", tried(*attempts))]
+    Failed {
+        /// Why.
+        failure: LinkFailure,
+        /// Devices that came to the invitation; 0 on the side that accepts.
+        attempts: usize,
+    },
     /// This device is linked to others already, or another linking is under way.
     #[error("{0}")]
     Refused(&'static str),
@@ -146,6 +151,11 @@ pub enum LinkError {
     /// The node is closed.
     #[error(transparent)]
     Closed(#[from] Closed),
+}
+
+/// Says so if more than one device came to an invitation.
+fn tried(attempts: usize) -> String {
+    if attempts > 1 { format!(" ({attempts} devices tried it)") } else { String::new() }
 }
 
 /// A running node; cheap to clone. It runs until [`Node::close`] or until every handle is gone.
@@ -365,37 +375,46 @@ impl Node {
         self.call(move |driver, _, _| rows.into_iter().map(|mail| Mail { from_name: driver.name_of(mail.from), ..mail }).collect()).await
     }
 
-    /// Invites another device: whoever types the code there within ten minutes becomes a device of this user.
+    /// Invites another device: whoever takes the ticket there within ten minutes becomes a device of this user.
     ///
     /// # Errors
     /// [`LinkError::Refused`] while another linking is under way.
-    pub async fn invite(&self) -> Result<Invitation, LinkError> {
-        let (sender, outcome) = oneshot::channel();
-        let code = self.call(move |driver, now, wall| {
-            driver.end_abandoned_linking(now, wall);
-            let code = driver.stack.invite(now, wall)?;
-            driver.linking = Some(sender);
-            Ok(code)
-        });
-        Ok(Invitation { code: code.await?.map_err(LinkError::Refused)?, outcome })
+    pub async fn invite(&self, options: LinkOptions) -> Result<Invitation, LinkError> {
+        let (ticket, acceptance) = self.link(move |driver, now, wall| driver.stack.invite(now, wall, options)).await?;
+        Ok(Invitation { ticket, under_way: acceptance })
     }
 
-    /// Makes this device one of the user who was given `code` by [`Node::invite`]; waits until that is done or has failed.
+    /// Begins to make this device one of the user who was given `ticket` by [`Node::invite`].
     ///
     /// # Errors
-    /// [`LinkError`]: a wrong or expired code, nobody there, or this device has a user with several devices or databases already.
-    pub async fn accept(&self, code: LinkCode) -> Result<Linked, LinkError> {
-        let (sender, outcome) = oneshot::channel();
+    /// [`LinkError::Refused`] if this device has a user with several devices already, or another linking is under way.
+    pub async fn accept(&self, ticket: Ticket, options: LinkOptions) -> Result<Acceptance, LinkError> {
         let name = self.shared.name.clone();
-        self.call(move |driver, now, wall| {
+        let begun = self.link(move |driver, now, wall| driver.stack.accept(now, wall, &ticket, &name, options));
+        Ok(begun.await?.1)
+    }
+
+    /// Says whether the words that [`LinkMatch`](crate::LinkMatch) names are the same on both devices, where [`LinkOptions::confirm`] asks for it.
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`] if nothing waits for that.
+    pub async fn confirm_linking(&self, same: bool) -> Result<(), LinkError> {
+        self.call(move |driver, now, wall| driver.stack.confirm_linking(now, wall, same)).await?.map_err(LinkError::Refused)
+    }
+
+    async fn link<T: Send + 'static>(
+        &self,
+        begin: impl FnOnce(&mut Driver, Instant, Timestamp) -> Result<T, &'static str> + Send + 'static,
+    ) -> Result<(T, Acceptance), LinkError> {
+        let ((matched, found), (sender, outcome)) = (oneshot::channel(), oneshot::channel());
+        let begun = self.call(move |driver, now, wall| {
             driver.end_abandoned_linking(now, wall);
-            driver.stack.accept(now, wall, &code, &name)?;
-            driver.linking = Some(sender);
-            Ok(())
-        })
-        .await?
-        .map_err(LinkError::Refused)?;
-        outcome.await.unwrap_or(Err(LinkError::Closed(Closed)))
+            let begun = begin(driver, now, wall)?;
+            driver.linking = Some(LinkWatch { matched: Some(matched), outcome: sender });
+            Ok(begun)
+        });
+        let begun = begun.await?.map_err(LinkError::Refused)?;
+        Ok((begun, Acceptance { node: self.clone(), matched: Some(found), outcome }))
     }
 
     /// Ends the node; everything acknowledged is on disk when this returns.

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::account::{Account, DatabaseId};
-use crate::linking::{LinkFailure, Linking};
+use crate::linking::{LinkFailure, LinkMatch, Linkings};
 use crate::mail::Mailroom;
 use crate::message::{Letter, LetterId, MailBody, PeerMessage};
 use crate::topics::Topics;
@@ -97,6 +97,8 @@ pub enum Event {
     },
     /// The account changed and is to be kept on disk: devices, databases, or all of it after linking.
     AccountChanged,
+    /// The other device has the same code: the words to show, before anything secret is sent.
+    LinkMatched(LinkMatch),
     /// Linking ended well: this device and `device` are of one user now.
     Linked {
         /// The other device.
@@ -105,9 +107,23 @@ pub enum Event {
         name: String,
         /// The same words are shown on both devices.
         words: String,
+        /// Other devices that came to the invitation.
+        others: usize,
     },
-    /// Linking ended, or someone failed at it.
-    LinkFailed(LinkFailure),
+    /// Linking ended without success.
+    LinkFailed {
+        /// Why.
+        failure: LinkFailure,
+        /// Devices that came to the invitation; 0 on the side that accepts.
+        attempts: usize,
+    },
+    /// A device came to an invitation that is over, and was told so.
+    LinkAttempt {
+        /// The device.
+        device: PeerId,
+        /// Devices that came to that invitation in all.
+        attempts: usize,
+    },
     /// A packet to be kept on disk.
     Keep(Packet),
     /// A packet to be removed from disk.
@@ -167,6 +183,8 @@ pub struct Stats {
     pub refused_messages: u64,
     /// Topic messages that did not open under the topic's key, or whose author is forged.
     pub refused_topic_messages: u64,
+    /// Devices that came to an invitation after it was over.
+    pub late_links: u64,
     /// Messages that could not be queued for a peer that is too slow.
     pub overflowed: u64,
 }
@@ -228,7 +246,8 @@ pub struct Stack {
     pub(crate) topics: Topics,
     pub(crate) mail: Mailroom,
     pub(crate) account: Account,
-    pub(crate) linking: Option<Linking>,
+    pub(crate) linking: Linkings,
+    local: Vec<SocketAddr>,
     databases: BTreeSet<DatabaseId>,
     transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
@@ -255,7 +274,8 @@ impl Stack {
             topics: Topics::new(),
             mail: Mailroom::default(),
             account,
-            linking: None,
+            linking: Linkings::default(),
+            local: Vec::new(),
             databases: BTreeSet::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -309,7 +329,13 @@ impl Stack {
     /// The addresses of our own sockets; again when they change.
     pub fn set_local_addresses(&mut self, now: Instant, wall: Timestamp, addresses: &[SocketAddr]) {
         self.agent.set_local_addresses(now, addresses);
+        self.local = addresses.to_vec();
         self.settle(now, wall);
+    }
+
+    /// Where others may find this device: where two of them see it, then its own addresses.
+    pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
+        self.agent.reflexive_addresses().take(2).chain(self.local.iter().copied()).collect()
     }
 
     /// Seeks a session with `peer` until there is one: at `addresses`, on the LAN, through common peers.

@@ -189,7 +189,7 @@ impl Stack {
             Purpose::Database(_) => self.stats.refused_topic_messages += 1,
             Purpose::Mail => self.on_mail_topic(now, message.author, &message.payload),
             Purpose::Inbox => self.on_inbox(now, message.author, &message.payload),
-            Purpose::Link => self.on_link_message(now, wall, message.author, &message.payload),
+            Purpose::Link => self.on_link_message(now, wall, message.topic, message.author, &message.payload),
         }
     }
 

@@ -180,6 +180,23 @@ pub struct Linked {
     pub name: String,
     /// The same words are shown on both devices.
     pub words: String,
+    /// Other devices that came to the invitation; 0 on the side that accepts.
+    pub others: usize,
+}
+
+/// The two devices have the same code; nothing secret has been sent yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matched {
+    /// The other device.
+    pub device: PeerId,
+    /// Its name.
+    pub name: String,
+    /// The user that is joined.
+    pub user: String,
+    /// That user's name.
+    pub user_name: String,
+    /// The same words are shown on both devices, unless somebody is between them.
+    pub words: String,
 }
 
 /// Something that happened.
@@ -213,10 +230,21 @@ pub enum NodeEvent {
     AccountChanged,
     /// Linking ended well.
     Linked(Linked),
+    /// The device at the other end of a linking has the same code.
+    LinkMatched(Matched),
     /// Someone tried to link a device and failed, or an invitation ended.
     LinkFailed {
         /// Why, in words.
         reason: String,
+        /// Devices that came to the invitation.
+        attempts: usize,
+    },
+    /// A device came to an invitation that is over.
+    LinkAttempt {
+        /// The device.
+        device: PeerId,
+        /// Devices that came to that invitation in all.
+        attempts: usize,
     },
     /// A database changed, here or elsewhere.
     DatabaseChanged {

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use peers_crypto::{LinkCode, TopicKey};
-use peers_node::{Bootstrap, Database, DatabaseError, DatabaseOptions, Home, LinkError, Node, NodeEvent, OpenError, Options};
+use peers_crypto::{Ticket, TopicKey};
+use peers_node::{Bootstrap, Database, DatabaseError, DatabaseOptions, Home, LinkError, LinkOptions, Node, NodeEvent, OpenError, Options};
 use rusqlite::Connection;
 
 struct Peer {
@@ -30,9 +30,10 @@ async fn connect(a: &Peer, b: &Peer) {
 }
 
 async fn link(inviter: &Peer, acceptor: &Peer) {
-    let invitation = inviter.node.invite().await.unwrap();
-    let code: LinkCode = invitation.code().to_string().parse().unwrap();
-    let (shown, typed) = tokio::join!(invitation.wait(), acceptor.node.accept(code));
+    let invitation = inviter.node.invite(LinkOptions::default()).await.unwrap();
+    let code: Ticket = invitation.ticket().to_string().parse().unwrap();
+    let accepting = async { acceptor.node.accept(code, LinkOptions::default()).await.unwrap().wait().await };
+    let (shown, typed) = tokio::join!(invitation.wait(), accepting);
     assert_eq!(shown.unwrap().words, typed.unwrap().words);
 }
 
@@ -159,11 +160,12 @@ async fn wrong_codes_second_nodes_and_taken_ports_are_refused_with_the_reason() 
     let temp = tempfile::tempdir().unwrap();
     let (laptop, phone) = (open(temp.path(), "laptop").await, open(temp.path(), "phone").await);
     connect(&laptop, &phone).await;
-    let invitation = laptop.node.invite().await.unwrap();
-    assert!(matches!(laptop.node.invite().await, Err(LinkError::Refused(_))));
-    let first = invitation.code().to_string().split_whitespace().next().unwrap().to_owned();
-    let wrong: LinkCode = format!("{first} zoo zoo zoo").parse().unwrap();
-    let (shown, typed) = tokio::join!(invitation.wait(), phone.node.accept(wrong));
+    let invitation = laptop.node.invite(LinkOptions::default()).await.unwrap();
+    assert!(matches!(laptop.node.invite(LinkOptions::default()).await, Err(LinkError::Refused(_))));
+    let first = invitation.ticket().to_string().split_whitespace().next().unwrap().to_owned();
+    let wrong: Ticket = format!("{first} zoo zoo zoo").parse().unwrap();
+    let accepting = async { phone.node.accept(wrong, LinkOptions::default()).await.unwrap().wait().await };
+    let (shown, typed) = tokio::join!(invitation.wait(), accepting);
     assert!(shown.unwrap_err().to_string().contains("wrong"));
     assert!(typed.unwrap_err().to_string().contains("wrong"));
 
@@ -222,10 +224,11 @@ async fn an_invitation_that_nobody_waits_for_is_void_and_in_nobodys_way() {
     let temp = tempfile::tempdir().unwrap();
     let (laptop, phone) = (open(temp.path(), "laptop").await, open(temp.path(), "phone").await);
     connect(&laptop, &phone).await;
-    let abandoned = laptop.node.invite().await.unwrap();
-    let code: LinkCode = abandoned.code().to_string().parse().unwrap();
+    let abandoned = laptop.node.invite(LinkOptions::default()).await.unwrap();
+    let code: Ticket = abandoned.ticket().to_string().parse().unwrap();
     drop(abandoned);
-    let accepting = tokio::time::timeout(Duration::from_secs(2), phone.node.accept(code)).await;
+    let accepting = phone.node.accept(code, LinkOptions::default()).await.unwrap();
+    let accepting = tokio::time::timeout(Duration::from_secs(2), accepting.wait()).await;
     assert!(accepting.is_err(), "{accepting:?}");
     link(&laptop, &phone).await;
 }

@@ -6,7 +6,7 @@ mod net;
 use bytes::Bytes;
 use net::Net;
 use peers_crypto::TopicKey;
-use peers_node::{Config, DatabaseInput, Event, Letter, transport};
+use peers_node::{Config, DatabaseInput, Event, Letter, LinkOptions, transport};
 use peers_wire::Timestamp;
 
 fn letter(id: u8, body: &'static [u8]) -> Letter {
@@ -109,8 +109,8 @@ fn a_receipt_of_someone_else_delivers_nothing() {
 fn two_devices_linked_by_a_code_are_one_user() {
     let mut net = Net::new(6, 3);
     net.connect_all();
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
-    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone", LinkOptions::default())).unwrap();
     net.run_secs(10);
     let words = |net: &Net, node| {
         net.events(node).find_map(|event| match event {
@@ -136,17 +136,17 @@ fn two_devices_linked_by_a_code_are_one_user() {
 fn a_wrong_code_links_nothing_and_ends_the_invitation() {
     let mut net = Net::new(7, 2);
     net.connect_all();
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
     let first = code.to_string().split_whitespace().next().unwrap().to_owned();
     let wrong = format!("{first} zoo zoo zoo").parse().unwrap();
-    net.with(1, |stack, now, wall| stack.accept(now, wall, &wrong, "phone")).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &wrong, "phone", LinkOptions::default())).unwrap();
     net.run_secs(10);
     for node in 0..2 {
-        assert!(net.events(node).any(|event| matches!(event, Event::LinkFailed(_))), "node {node}");
+        assert!(net.events(node).any(|event| matches!(event, Event::LinkFailed { .. })), "node {node}");
         assert!(!net.events(node).any(|event| matches!(event, Event::Linked { .. })), "node {node}");
     }
     // The right code comes too late.
-    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone", LinkOptions::default())).unwrap();
     net.run_secs(120);
     assert!(!net.events(1).any(|event| matches!(event, Event::Linked { .. })));
 }
@@ -218,8 +218,8 @@ fn a_device_that_was_welcomed_before_a_crash_lost_the_news_is_known_again_when_t
     let mut net = Net::new(11, 2);
     net.connect_all();
     let before = net.with(0, |stack, _, _| stack.account().clone());
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
-    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone", LinkOptions::default())).unwrap();
     net.run_secs(10);
     assert!(net.events(1).any(|event| matches!(event, Event::Linked { .. })));
     // The inviter said welcome, and was killed before its own disk had it.
@@ -244,8 +244,8 @@ fn what_replicas_say_waits_for_room_and_arrives_whole_and_in_order() {
     let transport = transport::Config { send_buffer: 32 << 10, ..transport::Config::default() };
     let mut net = Net::with_config(12, 2, &Config { transport, ..Config::default() });
     net.connect_all();
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall)).unwrap();
-    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone")).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
+    net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone", LinkOptions::default())).unwrap();
     net.run_secs(10);
     let database = peers_node::DatabaseId([3; 32]);
     for node in 0..2 {

@@ -40,10 +40,10 @@ pub(crate) enum Command {
     Up(Up),
     /// Show this device, who it is connected to, and what it keeps.
     Status,
-    /// Let a new device join you: prints a code of four words and waits for `peers accept` there.
-    Invite,
-    /// Make this device one of yours: asks for the code that `peers invite` printed on another one.
-    Accept,
+    /// Let a new device join you: prints a code of four words, or a link, and waits for `peers accept` there.
+    Invite(Invite),
+    /// Make this device one of yours: asks for the code or link that `peers invite` printed on another one.
+    Accept(Accept),
     /// Publish to a topic, or follow one.
     #[command(subcommand)]
     Topic(Topic),
@@ -83,6 +83,31 @@ pub(crate) struct Up {
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) passphrase: Passphrase,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invite {
+    /// Print a link instead of a code: it carries a full secret, to be sent where nobody else reads.
+    #[arg(long)]
+    pub(crate) link: bool,
+    /// Show the link as a QR code, or write it to FILE as SVG.
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub(crate) qr: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    pub(crate) confirm: Confirm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Accept {
+    #[command(flatten)]
+    pub(crate) confirm: Confirm,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Confirm {
+    /// Ask whether both devices show the same words before anything secret is sent (a line of standard input if that is no terminal).
+    #[arg(long)]
+    pub(crate) confirm: bool,
 }
 
 /// A peer to connect to: whoever answers at the address, or nobody but `id`.

@@ -82,7 +82,10 @@ fn tell(event: &NodeEvent, output: Output) {
             output.progress(format!("mail from {}: see `peers inbox`", safe(&from, false)));
         }
         NodeEvent::Linked(linked) => output.progress(format!("linked with {} ({:.8})", safe(&linked.name, false), linked.device)),
-        NodeEvent::LinkFailed { reason } => output.progress(format!("linking failed: {}", safe(reason, false))),
+        NodeEvent::LinkMatched(found) => output.progress(format!("{} has the code; both show: {}", safe(&found.name, false), found.words)),
+        NodeEvent::LinkFailed { reason, .. } => output.progress(format!("linking failed: {}", safe(reason, false))),
+        NodeEvent::LinkAttempt { device, attempts } => output
+            .progress(format!("{device} came to an invitation that is over: {} tried it in all", plural(*attempts, "device", "devices"))),
         _ => {}
     }
 }

@@ -18,10 +18,16 @@ pub(crate) struct Progress {
     pub(crate) delivered: Option<bool>,
 }
 
-/// The code of an invitation, while the node waits for it to be used.
+/// How far a linking has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Code {
-    pub(crate) code: String,
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LinkEvent {
+    /// The code of an invitation, which waits for it to be used.
+    Code(String),
+    /// The link of an invitation.
+    Link(String),
+    /// The other device has the same code or link; nothing secret has been sent yet.
+    Matched(peers_node::Matched),
 }
 
 /// The other device of a link that was made.
@@ -31,6 +37,8 @@ pub(crate) struct Linked {
     pub(crate) name: String,
     /// The same on both devices, for people to compare.
     pub(crate) words: String,
+    /// Other devices that came to the invitation.
+    pub(crate) others: usize,
 }
 
 /// A message of a topic.

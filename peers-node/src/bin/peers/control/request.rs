@@ -12,10 +12,21 @@ use crate::body::Body;
 pub(crate) enum Request {
     /// The node's status.
     Status {},
-    /// Makes a code (an event), waits for the device that uses it.
-    Invite {},
-    /// Joins the user whose device made the code.
-    Accept { code: String },
+    /// Makes a code or link (an event), waits for the device that uses it (an event), and until it is linked.
+    Invite {
+        #[serde(default)]
+        link: bool,
+        #[serde(default)]
+        confirm: bool,
+    },
+    /// Joins the user whose device made the code or link; an event once both have shown that they know it.
+    Accept {
+        code: String,
+        #[serde(default)]
+        confirm: bool,
+    },
+    /// Whether both devices show the same words, where `confirm` asks for it.
+    Confirm { same: bool },
     /// Publishes a message.
     Publish { topic: TopicName, body: Body, until: Until, copies: u32, timeout_ms: u64 },
     /// An event per message: the last `last` known, then those that come if `live`; ends after `count`.
@@ -79,7 +90,9 @@ mod tests {
         let body = Body::new(b"\x00\x01");
         for request in [
             Request::Status {},
-            Request::Accept { code: "a b c d".into() },
+            Request::Invite { link: true, confirm: false },
+            Request::Accept { code: "a b c d".into(), confirm: true },
+            Request::Confirm { same: true },
             Request::Publish { topic: topic.clone(), body: body.clone(), until: Until::Stored, copies: 3, timeout_ms: 5 },
             Request::Follow { topic, last: 3, live: true, count: None },
             Request::Send { to: "bob".into(), name: None, body, until: Until::Delivered, copies: 1, timeout_ms: 1 },

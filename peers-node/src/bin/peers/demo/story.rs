@@ -15,7 +15,7 @@ use super::peer::{Peer, until};
 use super::report::Report;
 use super::scan::Search;
 use crate::body::Body;
-use crate::control::answer::{Code, Linked, Message, Progress, Tracked};
+use crate::control::answer::{LinkEvent, Linked, Message, Progress, Tracked};
 use crate::control::client::Next;
 use crate::control::request::{DatabaseRef, TopicName};
 use crate::control::{Request, answer};
@@ -124,10 +124,9 @@ impl Story {
     }
 
     async fn linked(&mut self, report: &Report) -> Result<String> {
-        let mut invitation = self.laptop.call(&Request::Invite {}).await?;
-        let code = match invitation.next::<Code, Linked>().await? {
-            Next::Event(event) => event.code,
-            Next::Done(_) => bail!("the invitation ended before it was used"),
+        let mut invitation = self.laptop.call(&Request::Invite { link: false, confirm: false }).await?;
+        let Next::Event(LinkEvent::Code(code)) = invitation.next::<LinkEvent, Linked>().await? else {
+            bail!("the invitation ended before it was used");
         };
         report.say(&format!("the code: {code}"));
         let there: Linked = self.phone.run(&["accept"], Some(&format!("{code}\n"))).await?;

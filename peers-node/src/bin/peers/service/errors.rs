@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use peers_crypto::KeyFileError;
+use peers_crypto::{KeyFileError, LinkRefusal};
 use peers_node::{Closed, DatabaseError, LinkError, LinkFailure, OpenError, PublishError};
 use rusqlite::ErrorCode;
 
@@ -48,8 +48,8 @@ impl From<PublishError> for Failure {
 impl From<LinkError> for Failure {
     fn from(error: LinkError) -> Self {
         let code = match &error {
-            LinkError::Failed(LinkFailure::Nobody) | LinkError::Closed(_) => Code::Unreachable,
-            LinkError::Failed(_) | LinkError::Refused(_) => Code::Refused,
+            LinkError::Failed { failure: LinkFailure::Refused(LinkRefusal::Nobody), .. } | LinkError::Closed(_) => Code::Unreachable,
+            LinkError::Failed { .. } | LinkError::Refused(_) => Code::Refused,
             LinkError::State(_) => Code::Failed,
         };
         Self::new(code, error.to_string())

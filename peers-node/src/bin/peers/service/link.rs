@@ -1,25 +1,40 @@
 //! Linking devices.
 
-use peers_crypto::LinkCode;
-use peers_node::Node;
+use peers_crypto::Ticket;
+use peers_node::{LinkOptions, Node};
 
-use crate::control::answer::{Code, Linked};
+use crate::control::answer::{LinkEvent, Linked};
 use crate::control::server::Replies;
 use crate::failure::Failure;
 
-pub(crate) async fn invite(node: &Node, replies: &mut Replies) -> Result<Linked, Failure> {
-    let invitation = node.invite().await?;
-    replies.event(&Code { code: invitation.code().to_string() }).await?;
+pub(crate) async fn invite(node: &Node, by_link: bool, confirm: bool, replies: &mut Replies) -> Result<Linked, Failure> {
+    let mut invitation = node.invite(LinkOptions { by_link, confirm }).await?;
+    let ticket = match invitation.ticket() {
+        Ticket::Code(code) => LinkEvent::Code(code.to_string()),
+        Ticket::Link(link) => LinkEvent::Link(link.to_string()),
+    };
+    replies.event(&ticket).await?;
+    if let Some(matched) = invitation.matched().await {
+        replies.event(&LinkEvent::Matched(matched)).await?;
+    }
     Ok(shown(invitation.wait().await?))
 }
 
-pub(crate) async fn accept(node: &Node, code: &str) -> Result<Linked, Failure> {
-    let code: LinkCode = code
-        .parse()
-        .map_err(|error| Failure::usage(format!("this is no code: {error}")).hint("type the four words that `peers invite` printed"))?;
-    Ok(shown(node.accept(code).await?))
+pub(crate) async fn accept(node: &Node, code: &str, confirm: bool, replies: &mut Replies) -> Result<Linked, Failure> {
+    let ticket: Ticket = code.parse().map_err(mistyped)?;
+    let mut acceptance = node.accept(ticket, LinkOptions { confirm, ..LinkOptions::default() }).await?;
+    if let Some(matched) = acceptance.matched().await {
+        replies.event(&LinkEvent::Matched(matched)).await?;
+    }
+    Ok(shown(acceptance.wait().await?))
+}
+
+/// A text that is neither a code nor a link.
+pub(crate) fn mistyped(error: peers_crypto::ParseTicketError) -> Failure {
+    Failure::usage(format!("this is no code and no link: {error}"))
+        .hint("type the four words that `peers invite` printed, or paste its whole link")
 }
 
 fn shown(linked: peers_node::Linked) -> Linked {
-    Linked { device: linked.device.to_string(), name: linked.name, words: linked.words }
+    Linked { device: linked.device.to_string(), name: linked.name, words: linked.words, others: linked.others }
 }

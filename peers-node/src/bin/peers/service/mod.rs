@@ -7,6 +7,7 @@ mod mail;
 mod sql;
 mod topic;
 
+pub(crate) use link::mistyped;
 use peers_node::Node;
 use serde::Serialize;
 use serde_json::Value;
@@ -19,8 +20,12 @@ use crate::failure::Failure;
 pub(crate) async fn run(request: Request, node: &Node, replies: &mut Replies) -> Result<Value, Failure> {
     match request {
         Request::Status {} => value(&node.status().await?),
-        Request::Invite {} => value(&link::invite(node, replies).await?),
-        Request::Accept { code } => value(&link::accept(node, &code).await?),
+        Request::Invite { link, confirm } => value(&link::invite(node, link, confirm, replies).await?),
+        Request::Accept { code, confirm } => value(&link::accept(node, &code, confirm, replies).await?),
+        Request::Confirm { same } => {
+            node.confirm_linking(same).await?;
+            value(&serde_json::json!({}))
+        }
         Request::Publish { topic, body, until, copies, timeout_ms } => {
             value(&topic::publish(node, &topic, &body, until, copies, timeout_ms).await?)
         }
