@@ -82,23 +82,23 @@ struct Outcome {
 }
 
 impl Pair {
-    fn to_inviter(&mut self, message: &[u8]) -> LinkStep<InviterEvent> {
+    fn at_inviter(&mut self, message: &[u8]) -> LinkStep<InviterEvent> {
         self.inviter.handle(WALL, self.phone.id(), message)
     }
 
-    fn to_acceptor(&mut self, message: &[u8]) -> LinkStep<AcceptorEvent> {
+    fn at_acceptor(&mut self, message: &[u8]) -> LinkStep<AcceptorEvent> {
         self.acceptor.handle(WALL, self.laptop.id(), message)
     }
 
     fn proof(&mut self) -> Vec<u8> {
         let answer = reply(self.inviter.handle(WALL, self.phone.id(), &self.hello));
-        reply(self.to_acceptor(&answer))
+        reply(self.at_acceptor(&answer))
     }
 
     /// Goes on to the offer; gives it and the words that the inviter shows.
     fn offer(&mut self) -> (Vec<u8>, String) {
         let proof = self.proof();
-        let InviterEvent::Proven { device, name, words } = event(self.to_inviter(&proof)) else { panic!("proven") };
+        let InviterEvent::Proven { device, name, words } = event(self.at_inviter(&proof)) else { panic!("proven") };
         assert_eq!((device, &*name), (self.phone.id(), "phone"));
         (self.inviter.offer(OFFER).unwrap(), words)
     }
@@ -106,7 +106,7 @@ impl Pair {
     /// Goes on to the consent.
     fn consent(&mut self) -> Vec<u8> {
         let (offer, shown) = self.offer();
-        let AcceptorEvent::Offered { inviter, offer, words } = event(self.to_acceptor(&offer)) else { panic!("offered") };
+        let AcceptorEvent::Offered { inviter, offer, words } = event(self.at_acceptor(&offer)) else { panic!("offered") };
         assert_eq!((inviter, &*offer), (self.laptop.id(), OFFER));
         assert_eq!(words, shown);
         assert_eq!(words.split(' ').count(), 3);
@@ -115,13 +115,13 @@ impl Pair {
 
     fn welcome(&mut self) -> Vec<u8> {
         let consent = self.consent();
-        assert_eq!(event(self.to_inviter(&consent)), InviterEvent::Answered(CONSENT.to_vec()));
+        assert_eq!(event(self.at_inviter(&consent)), InviterEvent::Answered(CONSENT.to_vec()));
         self.inviter.welcome(WELCOME).unwrap()
     }
 
     fn finish(&mut self) {
         let welcome = self.welcome();
-        let AcceptorEvent::Done(content) = event(self.to_acceptor(&welcome)) else { panic!("done") };
+        let AcceptorEvent::Done(content) = event(self.at_acceptor(&welcome)) else { panic!("done") };
         assert_eq!(*content, WELCOME);
         assert!(!self.inviter.is_pending() && !self.acceptor.is_pending());
     }
@@ -129,7 +129,7 @@ impl Pair {
     /// Hands a message over as the callers would; gives what is published next.
     fn pass(&mut self, to_inviter: bool, message: &[u8], outcome: &mut Outcome) -> Option<Vec<u8>> {
         if to_inviter {
-            match self.to_inviter(message) {
+            match self.at_inviter(message) {
                 LinkStep::Reply(message) => Some(message),
                 LinkStep::Event(InviterEvent::Proven { words, .. }) => {
                     assert_eq!(outcome.words[0].replace(words), None);
@@ -143,7 +143,7 @@ impl Pair {
                 LinkStep::Ignore => None,
             }
         } else {
-            match self.to_acceptor(message) {
+            match self.at_acceptor(message) {
                 LinkStep::Reply(message) => Some(message),
                 LinkStep::Event(AcceptorEvent::Offered { offer, words, .. }) => {
                     assert_eq!(outcome.words[1].replace(words), None);
@@ -183,7 +183,7 @@ fn a_device_of_the_longest_name_is_linked_and_one_without_a_name_is_not() {
     let code = CODE.parse().unwrap();
     (pair.acceptor, pair.hello) = Acceptor::new(&code, &pair.phone, &name, WALL, &mut pair.rng).unwrap();
     let proof = pair.proof();
-    assert!(matches!(event(pair.to_inviter(&proof)), InviterEvent::Proven { name: got, .. } if got == name));
+    assert!(matches!(event(pair.at_inviter(&proof)), InviterEvent::Proven { name: got, .. } if got == name));
     assert_eq!(Acceptor::new(&code, &pair.phone, "", WALL, &mut pair.rng).err(), Some(UserError::Name));
 }
 
@@ -191,11 +191,11 @@ fn a_device_of_the_longest_name_is_linked_and_one_without_a_name_is_not() {
 fn a_wrong_code_ends_the_invitation_and_both_learn_it() {
     let mut pair = pair(CODE, "zoo acid actor zero");
     let proof = pair.proof();
-    let (reason, refusal) = refused(pair.to_inviter(&proof));
+    let (reason, refusal) = refused(pair.at_inviter(&proof));
     assert_eq!(reason, LinkRefusal::WrongCode);
     let refusal = refusal.unwrap();
-    assert_eq!(reply(pair.to_inviter(&proof)), refusal, "if it was lost, the same again");
-    assert_eq!(refused(pair.to_acceptor(&refusal)).0, LinkRefusal::WrongCode);
+    assert_eq!(reply(pair.at_inviter(&proof)), refusal, "if it was lost, the same again");
+    assert_eq!(refused(pair.at_acceptor(&refusal)).0, LinkRefusal::WrongCode);
     assert_eq!((pair.inviter.offer(OFFER), pair.inviter.welcome(WELCOME), pair.inviter.decline()), (None, None, None));
 }
 
@@ -203,10 +203,10 @@ fn a_wrong_code_ends_the_invitation_and_both_learn_it() {
 fn a_second_guess_with_the_right_code_comes_too_late_and_is_told_so_and_counted() {
     let mut pair = pair(CODE, "zoo acid actor zero");
     let proof = pair.proof();
-    refused(pair.to_inviter(&proof));
+    refused(pair.at_inviter(&proof));
     assert_eq!(pair.inviter.attempts(), 1);
     let (mut second, hello) = Acceptor::new(&CODE.parse().unwrap(), &pair.phone, "phone", WALL, &mut pair.rng).unwrap();
-    let refusal = reply(pair.to_inviter(&hello));
+    let refusal = reply(pair.at_inviter(&hello));
     assert_eq!(pair.inviter.attempts(), 2);
     // Anybody can say so: it waits for another who knows the code, but not for long.
     assert!(ignored(&second.handle(WALL, pair.laptop.id(), &refusal)));
@@ -229,7 +229,7 @@ fn an_invitation_expires_after_ten_minutes_and_late_comers_are_told() {
     let proof = pair.proof();
     assert_eq!(refused(pair.inviter.handle(late, pair.phone.id(), &proof)), (LinkRefusal::Expired, None));
     let refusal = reply(pair.inviter.handle(late, pair.phone.id(), &proof));
-    assert_eq!(refused(pair.to_acceptor(&refusal)).0, LinkRefusal::Expired);
+    assert_eq!(refused(pair.at_acceptor(&refusal)).0, LinkRefusal::Expired);
     let (mut second, hello) = Acceptor::new(&CODE.parse().unwrap(), &pair.phone, "phone", late, &mut pair.rng).unwrap();
     let refusal = reply(pair.inviter.handle(late, pair.phone.id(), &hello));
     assert!(ignored(&second.handle(late, pair.laptop.id(), &refusal)));
@@ -257,31 +257,31 @@ fn people_have_five_minutes_to_compare_words_and_the_other_side_learns_if_they_d
     let deadline = later.plus(CONFIRMATION_LIFETIME);
     assert_eq!(pair.inviter.expires(), deadline, "the guess came in time: what follows has its own time");
     let offer = pair.inviter.offer(OFFER).unwrap();
-    event(pair.to_acceptor(&offer));
+    event(pair.at_acceptor(&offer));
     let (reason, refusal) = refused(pair.inviter.handle(deadline, pair.phone.id(), b""));
     assert_eq!(reason, LinkRefusal::Expired);
-    assert_eq!(refused(pair.to_acceptor(&refusal.unwrap())), (LinkRefusal::Expired, None));
+    assert_eq!(refused(pair.at_acceptor(&refusal.unwrap())), (LinkRefusal::Expired, None));
     let mut pair = linked();
     pair.consent();
     let (reason, refusal) = refused(pair.acceptor.expire());
     assert_eq!(reason, LinkRefusal::Expired);
-    assert_eq!(refused(pair.to_inviter(&refusal.unwrap())), (LinkRefusal::Expired, None));
+    assert_eq!(refused(pair.at_inviter(&refusal.unwrap())), (LinkRefusal::Expired, None));
 }
 
 #[test]
 fn who_says_no_on_either_side_ends_it_on_both_before_anything_secret_is_said() {
     let mut pair = linked();
     let consent = pair.consent();
-    event(pair.to_inviter(&consent));
+    event(pair.at_inviter(&consent));
     let refusal = pair.inviter.decline().unwrap();
     assert_eq!(pair.inviter.welcome(WELCOME), None);
-    assert_eq!(refused(pair.to_acceptor(&refusal)), (LinkRefusal::Declined, None));
+    assert_eq!(refused(pair.at_acceptor(&refusal)), (LinkRefusal::Declined, None));
     let mut pair = linked();
     let (offer, _) = pair.offer();
-    event(pair.to_acceptor(&offer));
+    event(pair.at_acceptor(&offer));
     let refusal = pair.acceptor.decline().unwrap();
     assert_eq!(pair.acceptor.answer(WALL, CONSENT), None);
-    assert_eq!(refused(pair.to_inviter(&refusal)), (LinkRefusal::Declined, None));
+    assert_eq!(refused(pair.at_inviter(&refusal)), (LinkRefusal::Declined, None));
     assert_eq!((linked().acceptor.decline(), linked().inviter.decline()), (None, None), "nobody is there to be told");
 }
 
@@ -296,7 +296,7 @@ fn a_refusal_of_a_stranger_ends_nothing() {
         assert!(ignored(&pair.acceptor.handle(WALL, stranger, &refusal)));
         assert!(ignored(&pair.inviter.handle(WALL, stranger, &refusal)));
     }
-    event(pair.to_inviter(&consent));
+    event(pair.at_inviter(&consent));
 }
 
 #[test]
@@ -309,11 +309,11 @@ fn messages_of_strangers_do_not_end_the_invitation() {
     // Another pair with the same first word: hellos are answered by both inviters, and nobody is harmed by a share.
     let ours_to_other = reply(pair.inviter.handle(WALL, stranger.id(), &other_hello));
     let others_to_ours = reply(other_inviter.handle(WALL, pair.phone.id(), &pair.hello));
-    assert!(ignored(&pair.to_acceptor(&ours_to_other)), "for another session");
+    assert!(ignored(&pair.at_acceptor(&ours_to_other)), "for another session");
     // The stranger answers first: our acceptor tries its code there, and the stranger refuses; ours answers meanwhile.
     let misdirected = reply(pair.acceptor.handle(WALL, stranger.id(), &others_to_ours));
     let (_, refusal) = refused(other_inviter.handle(WALL, pair.phone.id(), &misdirected));
-    assert!(ignored(&pair.to_inviter(&misdirected)), "a proof for another inviter is no guess here");
+    assert!(ignored(&pair.at_inviter(&misdirected)), "a proof for another inviter is no guess here");
     let proof = pair.proof();
     assert!(ignored(&pair.acceptor.handle(WALL, stranger.id(), &refusal.unwrap())), "ours has not refused");
     for garbage in [&b""[..], b"\x01", &[3; 200], &[4; 90], &[2; 49], &[5; 17], &[6; 40], &[7; 18]] {
@@ -322,10 +322,10 @@ fn messages_of_strangers_do_not_end_the_invitation() {
         assert!(ignored(&other_acceptor.handle(WALL, stranger.id(), garbage)));
     }
     assert!(ignored(&pair.inviter.handle(WALL, stranger.id(), &proof)), "nobody guesses without a hello of its own");
-    event(pair.to_inviter(&proof));
+    event(pair.at_inviter(&proof));
     let offer = pair.inviter.offer(OFFER).unwrap();
     assert!(ignored(&pair.acceptor.handle(WALL, stranger.id(), &offer)), "replayed by a stranger");
-    event(pair.to_acceptor(&offer));
+    event(pair.at_acceptor(&offer));
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_link_is_accepted_from_the_device_that_it_names_alone() {
     let mut pair = by_link();
     let answer = reply(pair.inviter.handle(WALL, pair.phone.id(), &pair.hello));
     assert!(ignored(&pair.acceptor.handle(WALL, DeviceKey::from_seed(&[9; 32]).id(), &answer)));
-    reply(pair.to_acceptor(&answer));
+    reply(pair.at_acceptor(&answer));
 }
 
 #[test]
@@ -346,8 +346,8 @@ fn a_flood_of_hellos_is_answered_up_to_a_bound_and_then_said_to_be_one() {
     let repeats = (0..100).filter(|_| !ignored(&pair.inviter.handle(WALL, strangers[0], &pair.hello))).count();
     assert_eq!(repeats, usize::from(MAX_REPEATS) - 1, "one that comes again and again");
     let hello = pair.hello.clone();
-    assert_eq!(refused(pair.to_inviter(&hello)), (LinkRefusal::Flooded, None));
-    assert!(ignored(&pair.to_inviter(&hello)));
+    assert_eq!(refused(pair.at_inviter(&hello)), (LinkRefusal::Flooded, None));
+    assert!(ignored(&pair.at_inviter(&hello)));
     assert_eq!(pair.inviter.attempts(), MAX_ANSWERED_HELLOS);
 }
 
@@ -377,7 +377,7 @@ fn who_passes_every_message_on_under_its_own_name_learns_nothing_and_is_noticed(
     let mut pair = linked();
     let welcome = pair.welcome();
     assert!(ignored(&pair.acceptor.handle(WALL, middle.id(), &welcome)));
-    event(pair.to_acceptor(&welcome));
+    event(pair.at_acceptor(&welcome));
 }
 
 #[test]
@@ -451,14 +451,14 @@ fn a_sealed_message_altered_or_cut_is_ignored_and_the_true_one_still_counts() {
         flipped.chain((0..message.len()).map(|at| message[..at].to_vec())).collect()
     };
     let (offer, _) = pair.offer();
-    assert!(spoiled(&offer).iter().all(|message| ignored(&pair.to_acceptor(message))));
-    event(pair.to_acceptor(&offer));
+    assert!(spoiled(&offer).iter().all(|message| ignored(&pair.at_acceptor(message))));
+    event(pair.at_acceptor(&offer));
     let consent = pair.acceptor.answer(WALL, CONSENT).unwrap();
-    assert!(spoiled(&consent).iter().all(|message| ignored(&pair.to_inviter(message))));
-    event(pair.to_inviter(&consent));
+    assert!(spoiled(&consent).iter().all(|message| ignored(&pair.at_inviter(message))));
+    event(pair.at_inviter(&consent));
     let welcome = pair.inviter.welcome(WELCOME).unwrap();
-    assert!(spoiled(&welcome).iter().all(|message| ignored(&pair.to_acceptor(message))));
-    event(pair.to_acceptor(&welcome));
+    assert!(spoiled(&welcome).iter().all(|message| ignored(&pair.at_acceptor(message))));
+    event(pair.at_acceptor(&welcome));
 }
 
 #[test]
@@ -468,7 +468,7 @@ fn an_altered_proof_is_a_wrong_guess() {
         let mut pair = linked();
         let mut proof = pair.proof();
         proof[at] ^= 1;
-        assert_eq!(refused(pair.to_inviter(&proof)).0, LinkRefusal::WrongCode, "byte {at}");
+        assert_eq!(refused(pair.at_inviter(&proof)).0, LinkRefusal::WrongCode, "byte {at}");
     }
 }
 
@@ -493,7 +493,7 @@ fn each_call_has_its_time() {
     assert_eq!((pair.inviter.offer(OFFER), pair.inviter.welcome(WELCOME), pair.acceptor.answer(WALL, CONSENT)), (None, None, None));
     let welcome = pair.welcome();
     assert_eq!((pair.inviter.offer(OFFER), pair.inviter.welcome(WELCOME), pair.acceptor.answer(WALL, CONSENT)), (None, None, None));
-    event(pair.to_acceptor(&welcome));
+    event(pair.at_acceptor(&welcome));
     assert_eq!((pair.acceptor.answer(WALL, CONSENT), pair.acceptor.decline()), (None, None));
 }
 
@@ -501,7 +501,7 @@ fn each_call_has_its_time() {
 fn debug_shows_no_word_and_no_secret() {
     let mut pair = linked();
     let consent = pair.consent();
-    let answered = event(pair.to_inviter(&consent));
+    let answered = event(pair.at_inviter(&consent));
     let welcome = pair.inviter.welcome(WELCOME).unwrap();
     let done = pair.acceptor.handle(WALL, pair.laptop.id(), &welcome);
     let shown = format!("{:?} {:?} {answered:?} {done:?}", pair.inviter, pair.acceptor);
@@ -567,9 +567,9 @@ proptest! {
         let _ = pair.acceptor.handle(WALL, from, &message);
         // A stranger is in nobody's way.
         match next {
-            Some(offer) if step == 1 => drop(event(pair.to_acceptor(&offer))),
-            Some(consent) if step == 2 => drop(event(pair.to_inviter(&consent))),
-            Some(welcome) => drop(event(pair.to_acceptor(&welcome))),
+            Some(offer) if step == 1 => drop(event(pair.at_acceptor(&offer))),
+            Some(consent) if step == 2 => drop(event(pair.at_inviter(&consent))),
+            Some(welcome) => drop(event(pair.at_acceptor(&welcome))),
             None => {}
         }
     }
@@ -583,8 +583,8 @@ proptest! {
             _ => drop(pair.consent()),
         }
         let message = [&[kind], &pair.hello[1..17], &tail].concat();
-        prop_assert!(!matches!(pair.to_inviter(&message), LinkStep::Event(_)));
-        prop_assert!(!matches!(pair.to_acceptor(&message), LinkStep::Event(_)));
+        prop_assert!(!matches!(pair.at_inviter(&message), LinkStep::Event(_)));
+        prop_assert!(!matches!(pair.at_acceptor(&message), LinkStep::Event(_)));
     }
 
     #[test]

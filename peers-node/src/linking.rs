@@ -73,7 +73,7 @@ struct Linking {
 enum Side {
     /// With the consent that waits for a person's word.
     Inviter {
-        inviter: Inviter,
+        inviter: Box<Inviter>,
         consent: Option<Vec<u8>>,
     },
     Acceptor {
