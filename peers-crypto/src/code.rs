@@ -60,7 +60,7 @@ impl LinkCode {
     }
 
     fn word(&self, at: usize) -> &'static str {
-        Language::English.word_list()[usize::from(self.0[at])]
+        word(self.0[at])
     }
 }
 
@@ -69,19 +69,35 @@ impl FromStr for LinkCode {
 
     /// Takes the words in any case, apart by white space or hyphens.
     fn from_str(text: &str) -> Result<Self, ParseCodeError> {
-        let typed: Vec<_> = text.split(|c: char| c.is_whitespace() || c == '-').filter(|word| !word.is_empty()).collect();
-        if typed.len() != CODE_WORDS {
-            return Err(ParseCodeError::Count(typed.len()));
-        }
-        let mut words = Zeroizing::new([0; CODE_WORDS]);
-        for (at, word) in typed.iter().enumerate() {
-            let word = Zeroizing::new(word.to_lowercase());
-            words[at] = Language::English
-                .find_word(&word)
-                .ok_or_else(|| ParseCodeError::Word { position: at + 1, suggestion: suggestion(&word) })?;
-        }
-        Ok(Self(words))
+        read_words(text, ParseCodeError::Count, |position, suggestion| ParseCodeError::Word { position, suggestion }).map(Self)
     }
+}
+
+/// The word of a number below 2,048.
+pub(crate) fn word(number: u16) -> &'static str {
+    Language::English.word_list()[usize::from(number)]
+}
+
+/// The numbers of `N` words, in any case, apart by white space or hyphens; else the error that `count` makes of their number, or `mistyped` of the
+/// place, from 1, of the first that is not on the list, and of the only one on the list with the same beginning.
+pub(crate) fn read_words<const N: usize, E>(
+    text: &str,
+    count: impl FnOnce(usize) -> E,
+    mistyped: impl FnOnce(usize, Option<&'static str>) -> E,
+) -> Result<Zeroizing<[u16; N]>, E> {
+    let typed = || text.split(|c: char| c.is_whitespace() || c == '-').filter(|word| !word.is_empty());
+    if typed().count() != N {
+        return Err(count(typed().count()));
+    }
+    let mut words = Zeroizing::new([0; N]);
+    for (at, typed) in typed().enumerate() {
+        let typed = Zeroizing::new(typed.to_lowercase());
+        match Language::English.find_word(&typed) {
+            Some(number) => words[at] = number,
+            None => return Err(mistyped(at + 1, suggestion(&typed))),
+        }
+    }
+    Ok(words)
 }
 
 /// The one word that begins as `word` does, in up to four letters.

@@ -9,6 +9,7 @@ mod datagram;
 pub mod fuzzing;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing_statement;
+mod guardian;
 mod handshake;
 mod keyfile;
 mod keys;
@@ -18,9 +19,11 @@ mod link_inviter;
 mod link_message;
 mod link_uri;
 mod noise;
+mod recovery;
 mod responder;
 mod seal;
 mod session;
+mod shamir;
 mod sodium;
 mod statement;
 mod ticket;
@@ -36,6 +39,10 @@ pub use sodium::bare;
 pub use code::{CODE_WORDS, LinkCode, ParseCodeError};
 pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};
 pub use datagram::{DatagramKind, receiver_index};
+pub use guardian::{
+    AnswerError, Endorsement, GarbledShare, GuardianAnswer, GuardianPackage, MAX_GUARDIANS, MAX_VAULT, MAX_VERSIONS, Progress, Recovered,
+    Recovery, Vault, VaultError,
+};
 pub use handshake::{Finished, HandshakeError, IK_INITIATION, Initiator, MAX_EARLY, MAX_REPLY, XX_FIRST};
 pub use keyfile::{KEY_FILE, KeyFile, KeyFileError, PassphraseCost};
 pub use keys::{DeviceKey, Domain, Forged, derive, hash, keyed_hash, verify};
@@ -44,6 +51,7 @@ pub use link::{
     LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_REPEATS, MAX_TRIED_INVITERS,
 };
 pub use link_uri::{LINK_SCHEME, LinkUri, MAX_LINK_ADDRESSES, ParseLinkError};
+pub use recovery::{PHRASE_WORDS, ParsePhraseError, RecoveryPhrase};
 pub use responder::{Response, XxResponder, respond};
 pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};
 pub use session::{

@@ -129,6 +129,14 @@ pub(crate) fn sha512(parts: &[&[u8]]) -> [u8; 64] {
     out
 }
 
+/// SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    // SAFETY: readable bytes, 32 writable ones.
+    unsafe { c::crypto_hash_sha256(out.as_mut_ptr(), bytes.as_ptr(), bytes.len() as c_ulonglong) };
+    out
+}
+
 /// Writes the Ed25519 secret key (seed, then public key) of a seed; returns the public key.
 pub(crate) fn ed25519_keypair(seed: &[u8; 32], secret: &mut [u8; 64]) -> [u8; 32] {
     ready();

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::handshake::tests as handshakes;
 use crate::{
-    Action, Cipher, DeviceKey, Domain, Draft, LinkCode, LinkUri, PassphraseCost, Statement, TopicKey, User, consent, derive, hash,
-    keyed_hash, link, open_from, seal_to,
+    Action, Cipher, DeviceKey, Domain, Draft, GuardianAnswer, LinkCode, LinkUri, PassphraseCost, Recovery, RecoveryPhrase, Statement,
+    StatementId, TopicKey, User, UserId, Vault, consent, derive, hash, keyed_hash, link, open_from, seal_to,
 };
 
 const WALL: Timestamp = Timestamp(1_700_000_000_000);
@@ -148,7 +148,7 @@ fn users_are_as_the_vectors_say() {
     let create = user.statements().next().unwrap().clone();
     let parents = || vec![create.id()];
     let add = Action::AddDevice { device: phone.id(), name: "phone".into(), consent: consent(&phone, laptop.id()) };
-    let revoke = Action::RevokeDevice { device: phone.id(), last: crate::StatementId::NONE, sequence: 300 };
+    let revoke = Action::RevokeDevice { device: phone.id(), last: StatementId::NONE, sequence: 300 };
     let statements = [
         create.clone(),
         Statement::sign(&laptop, parents(), WALL.plus(1), add),
@@ -197,6 +197,35 @@ fn a_key_file_is_as_the_vectors_say() {
         &json!({
             "passphrase": "correct horse", "id": hex(&PeerId::as_bytes(&made.device_key().id())[..]), "storage_key": hex(made.storage_key()),
             "file": hex(&std::fs::read(&path).unwrap()),
+        }),
+    );
+}
+
+#[test]
+fn recovery_is_as_the_vectors_say() {
+    let phrase = RecoveryPhrase::generate(&mut Steps::new());
+    let (user, guardians, device) = (UserId([0x55; 32]), StatementId([0x66; 32]), key(9).id());
+    let packages = Vault::seal(b"log and keys", user, guardians, WALL, 2, 3, &mut Steps::new()).unwrap();
+    let answers = [0, 2].map(|at| {
+        let guardian = key(packages[at].index());
+        (guardian.id(), GuardianAnswer::new(&guardian, packages[at].clone(), device))
+    });
+    let mut recovery = Recovery::new(device, user);
+    for (from, answer) in answers.clone() {
+        recovery.insert(from, answer).unwrap();
+    }
+    assert_eq!(&recovery.open().next().unwrap().contents[..], b"log and keys");
+    check(
+        "recovery",
+        &json!({
+            "phrase": { "entropy": hex(&[1; 32]), "words": phrase.to_string(), "seed": hex(phrase.key().seed()), "id": hex(&phrase.key().id().0) },
+            "guardians": {
+                "user": hex(&user.0), "statement": hex(&guardians.0), "time": WALL.0, "threshold": 2, "contents": hex(b"log and keys"),
+                "key": hex(&[1; 32]), "coefficient": hex(&[2; 32]),
+                "packages": packages.iter().map(|package| hex(&package.encode())).collect::<Vec<_>>(),
+                "device": hex(&device.0), "guardian_seeds": [hex(&[1; 32]), hex(&[3; 32])],
+                "answers": answers.map(|(_, answer)| hex(&answer.encode())),
+            },
         }),
     );
 }
