@@ -6,6 +6,7 @@
 //!
 //! Source: Shamir, "How to Share a Secret", CACM 22(11), 1979; draft-mcgrew-tss-03, section 3, with which the shares agree.
 
+use core::hint::black_box;
 use core::iter::once;
 
 use rand::CryptoRng;
@@ -50,15 +51,13 @@ fn evaluate(x: u8, coefficients: impl Iterator<Item = u8>) -> u8 {
     coefficients.fold(0, |sum, coefficient| multiply(sum, x) ^ coefficient)
 }
 
-/// Shift and add, with masks in place of branches.
-const fn multiply(mut a: u8, mut b: u8) -> u8 {
+/// Shift and add, with masks in place of branches; `black_box` hides from the compiler that a mask is all or nothing, of which it would make branches.
+fn multiply(mut a: u8, mut b: u8) -> u8 {
     let mut product = 0;
-    let mut bit = 0;
-    while bit < 8 {
-        product ^= a & (b & 1).wrapping_neg();
-        a = a << 1 ^ 0x1b & (a >> 7).wrapping_neg();
+    for _ in 0..8 {
+        product ^= a & black_box((b & 1).wrapping_neg());
+        a = a << 1 ^ 0x1b & black_box((a >> 7).wrapping_neg());
         b >>= 1;
-        bit += 1;
     }
     product
 }
