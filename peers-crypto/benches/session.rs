@@ -3,7 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use peers_crypto::{DeviceKey, Domain, Draft, Initiator, Response, Session, TopicKey, check_publisher, respond, verify};
+use peers_crypto::{
+    DeviceKey, Domain, Draft, Initiator, MAX_AEGIS_PLAINTEXT, MAX_PLAINTEXT, Response, Session, TopicKey, check_publisher, respond, verify,
+};
 use peers_wire::{DEFAULT_LIFETIME, Link, MAX_POSTAGE, Timestamp};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -37,16 +39,18 @@ fn session(criterion: &mut Criterion) {
         });
     });
     group.finish();
-    // A datagram opens once: each is sealed in the measured loop as well.
+    // A datagram opens once: each is sealed in the measured loop as well. The longest ones are sealed with ChaCha20-Poly1305.
     let mut group = criterion.benchmark_group("seal_and_open");
-    group.throughput(Throughput::Bytes(1024));
-    group.bench_function("1024", |bencher| {
-        bencher.iter(|| {
-            out.clear();
-            sending.seal(black_box(&plaintext), &mut out);
-            receiving.open_in_place(&mut out).map(|plaintext| plaintext.len())
+    for length in [1024, MAX_AEGIS_PLAINTEXT, MAX_PLAINTEXT] {
+        group.throughput(Throughput::Bytes(length as u64));
+        group.bench_function(length.to_string(), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                sending.seal(black_box(&[7; MAX_PLAINTEXT][..length]), &mut out);
+                receiving.open_in_place(&mut out).map(|plaintext| plaintext.len())
+            });
         });
-    });
+    }
     group.finish();
     let mut group = criterion.benchmark_group("open");
     group.throughput(Throughput::Bytes(1024));

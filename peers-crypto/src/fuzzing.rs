@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use bytes::Bytes;
 use peers_wire::{PeerId, Reader, Timestamp};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -392,7 +393,15 @@ impl Direction {
     fn deliver(&mut self, i: usize) {
         let Some((counter, plaintext, datagram)) = self.sealed.get(i % self.sealed.len().max(1)) else { return };
         let expected = self.expected(*counter).map(|()| &plaintext[..]);
-        assert_eq!(self.receiver.open_in_place(&mut datagram.clone()).as_deref(), expected.as_ref().map(|text| &text[..]));
+        // In place, in a buffer of its own, or in one that others share.
+        let (alone, shared) = (Bytes::from(datagram.clone()), Bytes::from(datagram.clone()));
+        let keep = shared.clone();
+        match i / self.sealed.len() % 3 {
+            0 => assert_eq!(self.receiver.open_in_place(&mut datagram.clone()).as_deref(), expected.as_deref()),
+            1 => assert_eq!(self.receiver.open(alone).as_deref(), expected.as_deref()),
+            _ => assert_eq!(self.receiver.open(shared).as_deref(), expected.as_deref()),
+        }
+        assert_eq!(&keep[..], datagram);
         if expected.is_ok() {
             self.seen.insert(*counter);
         }
@@ -405,6 +414,8 @@ impl Direction {
         // The index selects the session; within one it means nothing.
         if !(1..5).contains(&at) && bits != 0 {
             altered[at] ^= bits;
+            let shared = Bytes::from(altered.clone());
+            assert!(self.receiver.open(shared.clone()).is_err());
             assert!(self.receiver.open_in_place(&mut altered).is_err());
         }
     }

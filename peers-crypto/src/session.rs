@@ -3,7 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use peers_wire::{DecodeError, Reader};
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -130,6 +130,46 @@ impl Session {
     /// Source: RFC 6479 for the window.
     #[inline]
     pub fn open_in_place<'a>(&mut self, datagram: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+        let (counter, aegis) = self.admit(datagram)?;
+        let sealed = &mut datagram[DATA_HEADER..];
+        let opened = if aegis {
+            AEGIS.open(&self.receiving.aegis, &self.receiving.nonce(counter), &[], sealed)
+        } else {
+            CHACHA.open(&self.receiving.chacha, &nonce(counter), &[], sealed)
+        };
+        let plaintext = opened.ok_or(OpenError::Forged)?;
+        self.opened(counter);
+        Ok(plaintext)
+    }
+
+    /// As [`Session::open_in_place`] where the buffer of the datagram belongs to it alone; where it is shared, decrypts into a new one. Either way each byte is touched once.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the session is unchanged.
+    pub fn open(&mut self, datagram: Bytes) -> Result<Bytes, OpenError> {
+        match datagram.try_into_mut() {
+            Ok(mut buffer) => {
+                let length = self.open_in_place(&mut buffer)?.len();
+                Ok(buffer.freeze().slice(DATA_HEADER..DATA_HEADER + length))
+            }
+            Err(shared) => {
+                let (counter, aegis) = self.admit(&shared)?;
+                let sealed = &shared[DATA_HEADER..];
+                let opened = if aegis {
+                    AEGIS.open_apart(&self.receiving.aegis, &self.receiving.nonce(counter), &[], sealed)
+                } else {
+                    CHACHA.open_apart(&self.receiving.chacha, &nonce(counter), &[], sealed)
+                };
+                let plaintext = opened.ok_or(OpenError::Forged)?;
+                self.opened(counter);
+                Ok(plaintext.into())
+            }
+        }
+    }
+
+    /// The counter of a datagram that may be opened, and whether it is sealed with AEGIS.
+    #[inline]
+    fn admit(&self, datagram: &[u8]) -> Result<(u64, bool), OpenError> {
         let mut reader = Reader::new(datagram);
         let (kind, _index, field) = (reader.u8()?, reader.u32()?, reader.u64()?);
         let counter = field & !LONG;
@@ -138,27 +178,15 @@ impl Session {
             return Err(DecodeError::Kind(kind).into());
         }
         self.window.check(counter)?;
-        let sealed = &mut datagram[DATA_HEADER..];
-        let opened = if self.cipher == Cipher::Aegis128l && !long {
-            AEGIS.open(&self.receiving.aegis, &self.receiving.nonce(counter), &[], sealed)
-        } else {
-            CHACHA.open(&self.receiving.chacha, &nonce(counter), &[], sealed)
-        };
-        let plaintext = opened.ok_or(OpenError::Forged)?;
+        Ok((counter, self.cipher == Cipher::Aegis128l && !long))
+    }
+
+    /// The datagram of this counter was genuine.
+    #[inline]
+    fn opened(&mut self, counter: u64) {
         self.window.mark(counter);
         self.received += 1;
         self.confirmed = true;
-        Ok(plaintext)
-    }
-
-    /// As [`Session::open_in_place`], and returns the plaintext as a slice of the datagram; copies it first if its buffer is shared.
-    ///
-    /// # Errors
-    /// [`OpenError`]; the session is unchanged.
-    pub fn open(&mut self, datagram: Bytes) -> Result<Bytes, OpenError> {
-        let mut buffer = datagram.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
-        let length = self.open_in_place(&mut buffer)?.len();
-        Ok(buffer.freeze().slice(DATA_HEADER..DATA_HEADER + length))
     }
 
     /// The index by which the other end addresses this session.

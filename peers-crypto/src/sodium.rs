@@ -320,6 +320,32 @@ impl<const KEY: usize, const NONCE: usize, const TAG: usize> Aead<KEY, NONCE, TA
         }
     }
 
+    /// Decrypts `sealed` (ciphertext, then tag) into memory of its own; `None` if it is not genuine.
+    #[inline]
+    pub(crate) fn open_apart(&self, key: &[u8; KEY], nonce: &[u8; NONCE], data: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (text, tag) = sealed.split_last_chunk::<TAG>()?;
+        let mut out = Vec::with_capacity(text.len());
+        // SAFETY: `out` has room for as many bytes as `text` has, which a successful call writes all; the tag has TAG bytes, key and nonce the sizes
+        // of this cipher.
+        unsafe {
+            let genuine = (self.decrypt)(
+                out.as_mut_ptr(),
+                null_mut(),
+                text.as_ptr(),
+                text.len() as c_ulonglong,
+                tag.as_ptr(),
+                data.as_ptr(),
+                data.len() as c_ulonglong,
+                nonce.as_ptr(),
+                key.as_ptr(),
+            ) == 0;
+            genuine.then(|| {
+                out.set_len(text.len());
+                out
+            })
+        }
+    }
+
     /// Decrypts `sealed` (ciphertext, then tag) in place; returns the plaintext, or `None` (the bytes are then zeroed) if it is not genuine.
     #[inline]
     pub(crate) fn open<'a>(&self, key: &[u8; KEY], nonce: &[u8; NONCE], data: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {

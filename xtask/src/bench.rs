@@ -32,16 +32,19 @@ enum Layer {
 
 #[expect(clippy::print_stdout, reason = "the figures are the output of this command")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.versus {
+    if args.versus && !matches!(args.layer, Layer::Crypto) {
         eprintln!("error: --versus is not available for this layer: nothing to measure beside it is built in this workspace");
         return Ok(ExitCode::from(USAGE));
     }
-    let figures = match args.layer {
+    let mut figures = match args.layer {
         Layer::Wire => bench_wire::run(),
         Layer::Crypto => bench_crypto::run(),
         Layer::Cache => bench_cache::run(),
         Layer::Sync => bench_sync::run(),
     };
+    if args.versus {
+        figures["versus"] = bench_crypto::versus()?;
+    }
     match figures.as_object() {
         Some(figures) if !args.json => figures.iter().for_each(|(figure, value)| println!("{figure:24} {value}")),
         _ => println!("{figures}"),
