@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peers_crypto::DeviceKey;
+use peers_nat::Transmit;
 use peers_node::{Account, Config, Event, Stack, TopicMessage};
 use peers_wire::{PeerId, Timestamp};
 use rand::{RngExt, SeedableRng};
@@ -23,6 +24,10 @@ pub(crate) struct Net {
     datagrams: BTreeMap<u64, (usize, SocketAddr, Bytes)>,
     sent: u64,
     pub(crate) loss: f64,
+    /// Share of datagrams that arrive twice, the second time up to a second later.
+    pub(crate) duplication: f64,
+    /// Pairs between which nothing passes.
+    pub(crate) cut: HashSet<(usize, usize)>,
     rng: ChaCha20Rng,
 }
 
@@ -56,6 +61,8 @@ impl Net {
             datagrams: BTreeMap::new(),
             sent: 0,
             loss: 0.0,
+            duplication: 0.0,
+            cut: HashSet::new(),
             rng,
         }
     }
@@ -149,15 +156,27 @@ impl Net {
     fn drain(&mut self, node: usize) {
         while let Some(transmit) = self.stacks[node].poll_transmit() {
             let known = transmit.destination.ip() == address(0).ip() && usize::from(transmit.destination.port()) <= self.stacks.len();
-            if known && self.rng.random::<f64>() >= self.loss {
-                self.sent += 1;
-                self.datagrams.insert(self.sent, (node, transmit.destination, transmit.payload));
-                self.flying.push(Reverse((self.now + Duration::from_millis(20), self.sent)));
+            let to = usize::from(transmit.destination.port()).saturating_sub(1);
+            let passes = known && !self.cut.contains(&(node, to)) && !self.cut.contains(&(to, node));
+            if !passes || self.rng.random::<f64>() < self.loss {
+                continue;
+            }
+            let mut at = self.now + Duration::from_millis(20);
+            self.fly(at, node, &transmit);
+            if self.rng.random::<f64>() < self.duplication {
+                at += Duration::from_millis(self.rng.random_range(0..1000));
+                self.fly(at, node, &transmit);
             }
         }
         while let Some(event) = self.stacks[node].poll_event() {
             self.events[node].push(event);
         }
+    }
+
+    fn fly(&mut self, at: Duration, from: usize, transmit: &Transmit) {
+        self.sent += 1;
+        self.datagrams.insert(self.sent, (from, transmit.destination, transmit.payload.clone()));
+        self.flying.push(Reverse((at, self.sent)));
     }
 }
 
