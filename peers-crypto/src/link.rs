@@ -12,7 +12,7 @@
 //! 6. welcome, inviter to acceptor, sealed.
 //! 7. refusal, by either, instead of any of these.
 //!
-//! Messages may be lost, come twice, late, or in another order: who waits says the last one again; a step that is repeated gets the same reply, or none.
+//! Messages may come twice, late, or in another order, and who fears that one was lost may say it again: a step that is repeated gets the same reply, or none.
 
 use thiserror::Error;
 

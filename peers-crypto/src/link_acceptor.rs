@@ -71,7 +71,7 @@ pub enum AcceptorEvent {
 }
 
 impl Acceptor {
-    /// Begins to accept an invitation at `wall`: the hello, to be published on the ticket's rendezvous topic, again now and then while nobody answers.
+    /// Begins to accept an invitation at `wall`: the hello, to be published on the ticket's rendezvous topic.
     ///
     /// # Errors
     /// [`UserError::Name`] if `name` is no name for a device.
@@ -194,7 +194,7 @@ impl Acceptor {
         LinkStep::Refused { reason: reason.into(), reply: None }
     }
 
-    /// Consents to what was offered: publish what this returns, again now and then until the welcome comes. `None` if it is not the time for it.
+    /// Consents to what was offered: publish what this returns. `None` if it is not the time for it.
     pub fn answer(&mut self, wall: Timestamp, content: &[u8]) -> Option<Vec<u8>> {
         let Phase::Offered(partner) = &self.phase else { return None };
         let consent = Message::Consent { session: self.session, sealed: &partner.keys.seal(CONSENT, content) }.encode();

@@ -64,7 +64,6 @@ struct Linking {
     topic: TopicKey,
     /// When the machine's time is over.
     until: Instant,
-    again: Option<Again>,
     found: Option<LinkMatch>,
     confirmed: bool,
 }
@@ -80,14 +79,6 @@ enum Side {
         acceptor: Box<Acceptor>,
         inviter: Option<PeerId>,
     },
-}
-
-/// A message that is said again while nothing comes of it.
-#[derive(Debug)]
-struct Again {
-    message: Vec<u8>,
-    at: Instant,
-    wait: Duration,
 }
 
 #[derive(Debug)]
@@ -149,9 +140,9 @@ impl Stack {
         }
         let side = Side::Acceptor { acceptor: Box::new(acceptor), inviter: ticket.inviter() };
         self.begin_linking(now, wall, ticket, side, !options.confirm);
-        if let Some(mut linking) = self.linking.current.take() {
-            self.say_link(now, wall, &mut linking, hello, true);
-            self.keep_linking(now, wall, linking);
+        if let Some(linking) = self.linking.current.take() {
+            self.say_link(now, wall, &linking, &hello);
+            self.linking.current = Some(linking);
         }
         self.settle(now, wall);
         Ok(())
@@ -178,13 +169,7 @@ impl Stack {
     /// Ends a linking that nobody waits for any more: its ticket is void.
     pub fn cancel_linking(&mut self, now: Instant, wall: Timestamp) {
         if let Some(mut linking) = self.linking.current.take() {
-            let said = match &mut linking.side {
-                Side::Inviter { inviter, .. } => inviter.decline(),
-                Side::Acceptor { acceptor, .. } => acceptor.decline(),
-            };
-            if let Some(said) = said {
-                self.say_link(now, wall, &mut linking, said, false);
-            }
+            self.say_no(now, wall, &mut linking);
             self.leave_linking(now, linking);
         }
         self.settle(now, wall);
@@ -194,7 +179,7 @@ impl Stack {
         let topic = ticket.rendezvous();
         let read = topic.read_key();
         self.linking.spent.retain(|spent| spent.topic.id() != topic.id());
-        self.keep_linking(now, wall, Linking { side, topic, until: now, again: None, found: None, confirmed });
+        self.keep_linking(now, wall, Linking { side, topic, until: now, found: None, confirmed });
         self.follow(now, read, Purpose::Link);
     }
 
@@ -209,35 +194,27 @@ impl Stack {
     }
 
     pub(crate) fn link_deadline(&self) -> Option<Instant> {
-        let current = self.linking.current.iter().flat_map(|linking| [Some(linking.until), linking.again.as_ref().map(|again| again.at)]);
-        current.flatten().chain(self.linking.spent.iter().map(|spent| spent.until)).min()
+        let current = self.linking.current.as_ref().map(|linking| linking.until);
+        current.into_iter().chain(self.linking.spent.iter().map(|spent| spent.until)).min()
     }
 
-    /// Ends what has taken too long, and says again what may be lost.
+    /// Ends what has taken too long.
     pub(crate) fn expire_linking(&mut self, now: Instant, wall: Timestamp) {
         while let Some(at) = self.linking.spent.iter().position(|spent| spent.until <= now) {
             let spent = self.linking.spent.swap_remove(at);
             self.unfollow(now, spent.topic.id());
         }
-        let Some(mut linking) = self.linking.current.take() else { return };
-        if linking.until <= now {
-            return match &mut linking.side {
-                Side::Inviter { inviter, .. } => {
-                    let step = inviter.expire();
-                    self.on_step(now, wall, linking, step, Self::on_inviter_event);
-                }
-                Side::Acceptor { acceptor, .. } => {
-                    let step = acceptor.expire();
-                    self.on_step(now, wall, linking, step, Self::on_acceptor_event);
-                }
-            };
+        let Some(mut linking) = self.linking.current.take_if(|linking| linking.until <= now) else { return };
+        match &mut linking.side {
+            Side::Inviter { inviter, .. } => {
+                let step = inviter.expire();
+                self.on_step(now, wall, linking, step, Self::on_inviter_event);
+            }
+            Side::Acceptor { acceptor, .. } => {
+                let step = acceptor.expire();
+                self.on_step(now, wall, linking, step, Self::on_acceptor_event);
+            }
         }
-        if let Some(again) = linking.again.take_if(|again| again.at <= now) {
-            self.say_link(now, wall, &mut linking, again.message.clone(), false);
-            let wait = again.wait * 2;
-            linking.again = Some(Again { at: now + wait, wait, ..again });
-        }
-        self.linking.current = Some(linking);
     }
 
     pub(crate) fn on_link_message(&mut self, now: Instant, wall: Timestamp, topic: TopicId, from: PeerId, message: &[u8]) {
@@ -276,20 +253,19 @@ impl Stack {
         &mut self,
         now: Instant,
         wall: Timestamp,
-        mut linking: Linking,
+        linking: Linking,
         step: LinkStep<E>,
         on_event: fn(&mut Self, Instant, Timestamp, Linking, E),
     ) {
         match step {
             LinkStep::Reply(reply) => {
-                let repeat = matches!(linking.side, Side::Acceptor { .. });
-                self.say_link(now, wall, &mut linking, reply, repeat);
+                self.say_link(now, wall, &linking, &reply);
                 self.keep_linking(now, wall, linking);
             }
             LinkStep::Event(event) => on_event(self, now, wall, linking, event),
             LinkStep::Refused { reason, reply } => {
                 if let Some(reply) = reply {
-                    self.say_link(now, wall, &mut linking, reply, false);
+                    self.say_link(now, wall, &linking, &reply);
                 }
                 self.fail_linking(now, linking, reason.into());
             }
@@ -307,13 +283,12 @@ impl Stack {
                 let offer = inviter.offer(&offer.encode());
                 self.on_match(&mut linking, LinkMatch { device, name, user, words });
                 if let Some(offer) = offer {
-                    self.say_link(now, wall, &mut linking, offer, true);
+                    self.say_link(now, wall, &linking, &offer);
                 }
                 self.keep_linking(now, wall, linking);
             }
             InviterEvent::Answered(content) => {
                 *consent = Some(content);
-                linking.again = None;
                 self.go_on(now, wall, linking);
             }
         }
@@ -323,7 +298,6 @@ impl Stack {
         match event {
             AcceptorEvent::Offered { inviter, offer, words } => match Offer::decode(&offer) {
                 Ok(offer) => {
-                    linking.again = None;
                     self.on_match(&mut linking, LinkMatch { device: inviter, name: offer.inviter, user: offer.user, words });
                     self.go_on(now, wall, linking);
                 }
@@ -351,7 +325,7 @@ impl Stack {
                 let mut content = Zeroizing::new(self.account.secret.to_vec());
                 content.extend_from_slice(&self.account.user.encode());
                 if let Some(welcome) = inviter.welcome(&content) {
-                    self.say_link(now, wall, &mut linking, welcome, false);
+                    self.say_link(now, wall, &linking, &welcome);
                 }
                 self.on_account_changed(now, wall);
                 self.meet_devices(now, wall, &before);
@@ -359,7 +333,7 @@ impl Stack {
             }
             Side::Acceptor { acceptor, .. } => {
                 if let Some(consent) = acceptor.answer(wall, &consent(&self.key, found.device).0) {
-                    self.say_link(now, wall, &mut linking, consent, true);
+                    self.say_link(now, wall, &linking, &consent);
                 }
                 self.keep_linking(now, wall, linking);
             }
@@ -401,14 +375,18 @@ impl Stack {
 
     /// Ends it from this side, and tells the other.
     fn decline_linking(&mut self, now: Instant, wall: Timestamp, mut linking: Linking, failure: LinkFailure) {
+        self.say_no(now, wall, &mut linking);
+        self.fail_linking(now, linking, failure);
+    }
+
+    fn say_no(&mut self, now: Instant, wall: Timestamp, linking: &mut Linking) {
         let said = match &mut linking.side {
             Side::Inviter { inviter, .. } => inviter.decline(),
             Side::Acceptor { acceptor, .. } => acceptor.decline(),
         };
         if let Some(said) = said {
-            self.say_link(now, wall, &mut linking, said, false);
+            self.say_link(now, wall, linking, &said);
         }
-        self.fail_linking(now, linking, failure);
     }
 
     fn fail_linking(&mut self, now: Instant, linking: Linking, failure: LinkFailure) {
@@ -443,13 +421,9 @@ impl Stack {
         }
     }
 
-    /// - `repeat`: until something comes of it
-    fn say_link(&mut self, now: Instant, wall: Timestamp, linking: &mut Linking, message: Vec<u8>, repeat: bool) {
-        // No message of linking comes near the largest possible.
-        let _ = self.say(now, wall, &linking.topic, &message, LINK_LIFETIME);
-        if repeat {
-            linking.again = Some(Again { message, at: now + AGAIN_AFTER, wait: AGAIN_AFTER });
-        }
+    fn say_link(&mut self, now: Instant, wall: Timestamp, linking: &Linking, message: &[u8]) {
+        // No message of linking comes near the largest possible. One that is lost, the caches bring back.
+        let _ = self.say(now, wall, &linking.topic, message, LINK_LIFETIME);
     }
 }
 
@@ -491,8 +465,6 @@ impl Offer {
 }
 
 const BUSY: &str = "another linking is under way: finish it, or wait until it ends";
-/// How long until a message of which nothing came is said again; then twice as long, and so on.
-const AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// How long an invitation that is over still tells late comers so: as long as its messages live.
 const LATE: Duration = Duration::from_secs(60 * LINK_LIFETIME as u64);
 /// Invitations that are over and still answer.

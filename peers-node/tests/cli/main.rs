@@ -5,5 +5,6 @@ mod bad_input;
 mod control;
 mod devices;
 mod harness;
+mod linking;
 mod mail_and_topics;
 mod sqlite;

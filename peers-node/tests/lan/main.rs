@@ -6,6 +6,7 @@
 mod discovery;
 mod full_disk;
 mod host;
+mod linking;
 mod peer;
 
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! A peer: a home, and the `peers` command on a host.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -79,6 +79,15 @@ impl<'a> Peer<'a> {
             json: serde_json::from_slice(json).unwrap_or_default(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Starts `peers invite`; gives it, and the code or link that it shows.
+    pub(crate) fn invite(&self, more: &[&str]) -> (Child, String) {
+        let mut command = self.command(&["invite"]);
+        let mut child = command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+        let ticket = lines.map(Result::unwrap).find(|line| line.trim().parse::<peers_crypto::Ticket>().is_ok()).unwrap();
+        (child, ticket)
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {

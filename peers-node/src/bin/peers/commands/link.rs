@@ -189,7 +189,17 @@ mod tests {
         for (terminal, escapes) in [(true, true), (false, false)] {
             let drawn = drawn(&link, terminal).unwrap();
             assert_eq!(drawn.contains('\x1b'), escapes);
-            assert!(drawn.contains('\u{2580}') && drawn.lines().count() < 30);
+            // Black on white: a full block is two dark dots, one above the other.
+            let dots: Vec<Vec<char>> =
+                drawn.lines().map(|line| line.chars().filter(|c| " \u{2580}\u{2584}\u{2588}".contains(*c)).collect()).collect();
+            let code = code_of(&link).unwrap();
+            let (width, quiet) = (code.width(), 4);
+            assert!(dots.len() <= 24 && dots.iter().all(|line| line.len() == width + 2 * quiet));
+            for (at, colour) in code.to_colors().into_iter().enumerate() {
+                let (x, y) = (at % width + quiet, at / width + quiet);
+                let halves = if y % 2 == 0 { "\u{2580}\u{2588}" } else { "\u{2584}\u{2588}" };
+                assert_eq!(halves.contains(dots[y / 2][x]), colour == qrcode::Color::Dark, "{x} {y}");
+            }
         }
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("link.svg");
