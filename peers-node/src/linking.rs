@@ -471,3 +471,80 @@ const LATE: Duration = Duration::from_secs(60 * LINK_LIFETIME as u64);
 const MAX_SPENT: usize = 16;
 /// Minutes that messages of linking live.
 const LINK_LIFETIME: u16 = 10;
+
+#[cfg(test)]
+mod tests {
+    use peers_crypto::DeviceKey;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stack::Config;
+
+    const WALL: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn keys() -> [DeviceKey; 2] {
+        [1, 2].map(|seed| DeviceKey::from_seed(&[seed; 32]))
+    }
+
+    fn stack(key: &DeviceKey, name: &str) -> Stack {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
+        let now = Instant::now();
+        let account = Account::create(WALL, key, name, [3; 32]).unwrap();
+        Stack::new(now, WALL, Config::default(), key.clone(), account, [4; 32])
+    }
+
+    fn found(device: PeerId, user: &User) -> LinkMatch {
+        LinkMatch { device, name: "other".into(), user: (user.id(), user.name().into()), words: String::new() }
+    }
+
+    #[test]
+    fn a_welcome_to_another_user_or_without_us_is_refused() {
+        let [laptop, phone] = keys();
+        let (mut inviter, acceptor) = (stack(&laptop, "laptop"), stack(&phone, "phone"));
+        let offered = found(laptop.id(), inviter.account.user());
+        let welcome = |user: &User| [&[9; 32][..], &user.encode()].concat();
+        let without_us = acceptor.read_welcome(&offered, &welcome(inviter.account.user())).map(|account| account.id());
+        assert_eq!(without_us, Err(UserError::NotADevice(phone.id()).into()));
+        let another = acceptor.read_welcome(&offered, &welcome(acceptor.account.user())).map(|account| account.id());
+        assert_eq!(another, Err(LinkFailure::Invalid(DecodeError::Range("user"))));
+        assert!(acceptor.read_welcome(&offered, &[9; 31]).is_err() && acceptor.read_welcome(&offered, &[9; 40]).is_err());
+        let newcomer = found(phone.id(), inviter.account.user());
+        assert!(inviter.add_device(WALL, &newcomer, b"no signature").is_err());
+        assert!(inviter.add_device(WALL, &newcomer, &consent(&phone, phone.id()).0).is_err(), "it consents to another inviter");
+        inviter.add_device(WALL, &newcomer, &consent(&phone, laptop.id()).0).unwrap();
+        let account = acceptor.read_welcome(&offered, &welcome(inviter.account.user())).unwrap();
+        assert_eq!((account.user(), *account.secret), (inviter.account.user(), [9; 32]));
+    }
+
+    #[test]
+    fn a_revoked_device_is_not_added_again_and_a_present_one_stays() {
+        let [laptop, phone] = keys();
+        let mut inviter = stack(&laptop, "laptop");
+        let newcomer = found(phone.id(), inviter.account.user());
+        let consent = consent(&phone, laptop.id()).0;
+        inviter.add_device(WALL, &newcomer, &consent).unwrap();
+        let before = inviter.account.user().clone();
+        inviter.add_device(WALL, &newcomer, &consent).unwrap();
+        assert_eq!(*inviter.account.user(), before, "linked twice is linked once");
+        inviter.account.user.revoke_device(&laptop, phone.id(), 0, WALL).unwrap();
+        assert_eq!(inviter.add_device(WALL, &newcomer, &consent), Err(UserError::Known(phone.id()).into()));
+    }
+
+    #[test]
+    fn an_offer_reads_back_and_shows_no_control_characters() {
+        let offer = Offer { user: (UserId([7; 32]), "Alice".into()), inviter: "laptop".into() };
+        let read = Offer::decode(&offer.encode()).unwrap();
+        assert_eq!((read.user, read.inviter), (offer.user, offer.inviter));
+        let evil = Offer { user: (UserId([7; 32]), "\u{1b}[2J".into()), inviter: "laptop".into() };
+        assert_eq!(Offer::decode(&evil.encode()).err(), Some(DecodeError::Range("name")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_offer_that_encodes_to_them_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            if let Ok(offer) = Offer::decode(&bytes) {
+                prop_assert_eq!(offer.encode(), bytes);
+            }
+        }
+    }
+}

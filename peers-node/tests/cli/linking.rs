@@ -45,7 +45,7 @@ fn a_damaged_link_is_refused_before_anybody_is_sought() {
     let other = if link.as_bytes()[at] == b'a' { "b" } else { "a" };
     let damaged = format!("{}{other}{}", &link[..at], &link[at + 1..]);
     home.run_with(&["accept"], damaged.as_bytes()).fails(2, &["damaged", "copy"]);
-    home.run_with(&["accept"], link[..at].as_bytes()).fails(2, &["cut off"]);
+    home.run_with(&["accept"], &link.as_bytes()[..at]).fails(2, &["cut off"]);
     home.run_with(&["accept"], format!("{link}x\n").as_bytes()).fails(2, &["nothing but the link"]);
     home.run_with(&["accept"], link.replace(':', ":0").as_bytes()).fails(2, &["character 7", "'0'"]);
     home.run_with(&["accept"], link.as_bytes()).fails(4, &["another linking is under way"]);
