@@ -1,49 +1,17 @@
-//! The key file: a device's secrets at rest, sealed under a passphrase.
+//! The key file on disk: a device's secrets at rest, sealed under a passphrase.
 //!
 //! It is replaced, never rewritten: a torn write leaves the old file as it was.
 
 use core::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use peers_wire::Reader;
 use rand::CryptoRng;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
-use crate::keys::{DeviceKey, hash};
-use crate::sodium::{self, Locked, POLY_TAG, XCHACHA};
-
-/// Bytes of a key file.
-pub const KEY_FILE: usize = HEADER + SECRETS + POLY_TAG + CHECKSUM;
-
-const MAGIC: &[u8; 8] = b"peerskey";
-const VERSION: u8 = 1;
-/// Magic 8, version 1, passphrase 1, passes 4, memory 4, salt 16, nonce 24.
-const HEADER: usize = 58;
-/// Seed of the device's key 32, storage key 32.
-const SECRETS: usize = 64;
-const CHECKSUM: usize = 32;
-/// A file that asks for more was not made by us: 4 GiB.
-const MAX_MEMORY_KIB: u32 = 4 << 20;
-const MAX_PASSES: u32 = 64;
-
-/// What a guess of the passphrase costs: parameters of Argon2id, which the file carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PassphraseCost {
-    /// Passes over the memory, 1 to 64.
-    pub passes: u32,
-    /// Memory in KiB, 8 to 4 Mi.
-    pub memory_kib: u32,
-}
-
-impl Default for PassphraseCost {
-    /// 3 passes over 64 MiB: some 100 ms (RFC 9106, section 4, second recommendation, in one lane).
-    fn default() -> Self {
-        Self { passes: 3, memory_kib: 64 << 10 }
-    }
-}
+use crate::keyform::{DeviceSecrets, KeyFormError, MAX_KEY_FILE, PassphraseCost, SealedKeys};
+use crate::keys::DeviceKey;
+use crate::replace::{self, Step};
 
 /// Why a key file was not opened or written.
 #[derive(Debug, Error)]
@@ -54,34 +22,17 @@ pub enum KeyFileError {
     /// There is one already.
     #[error("{0} exists already: a new key would replace an identity; move the file away first")]
     Exists(PathBuf),
-    /// The passphrase is not that of the file.
-    #[error("the passphrase is wrong: try again, the file is intact")]
-    WrongPassphrase,
-    /// The file ends early.
-    #[error("{path} is truncated to {length} bytes: restore it from a copy")]
-    Truncated {
+    /// Another program changed the file since it was opened, or is changing it.
+    #[error("{0} was changed by another program in the meantime, and is as that program left it: try again")]
+    Changed(PathBuf),
+    /// The content is no key file, or does not open.
+    #[error("{path} {source}")]
+    Form {
         /// The file.
         path: PathBuf,
-        /// Bytes that are left.
-        length: usize,
+        /// What is wrong with it.
+        source: KeyFormError,
     },
-    /// The file was altered.
-    #[error("{0} is damaged: restore it from a copy")]
-    Corrupted(PathBuf),
-    /// The file is something else.
-    #[error("{0} is not a key file: name the right one")]
-    NotAKeyFile(PathBuf),
-    /// The file is of a later version of this program.
-    #[error("{path} has version {version}, this program knows up to {VERSION}: use a newer one")]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        version: u8,
-    },
-    /// There is not as much memory as the file's parameters ask for.
-    #[error("the passphrase needs {0} KiB of memory that cannot be had: close other programs")]
-    Memory(u32),
     /// The file system refuses.
     #[error("{path}: {source}")]
     Io {
@@ -92,43 +43,48 @@ pub enum KeyFileError {
     },
 }
 
-/// The secrets of a device, opened; in locked memory, zeroed when dropped.
+/// A key file, opened.
 pub struct KeyFile {
     path: PathBuf,
-    key: DeviceKey,
-    storage: Locked<32>,
+    secrets: DeviceSecrets,
+    /// As it is on disk.
+    sealed: SealedKeys,
 }
 
 impl KeyFile {
     /// Makes new secrets and the file for them, readable by its owner alone. An empty passphrase protects nothing beyond that.
     ///
     /// # Errors
-    /// [`KeyFileError::Exists`], [`KeyFileError::Io`], [`KeyFileError::Memory`]
+    /// [`KeyFileError::Exists`], [`KeyFileError::Io`], [`KeyFormError::Memory`]
     pub fn create(path: &Path, passphrase: &[u8], cost: PassphraseCost, rng: &mut impl CryptoRng) -> Result<Self, KeyFileError> {
-        if path.try_exists().map_err(|source| KeyFileError::Io { path: path.to_owned(), source })? {
-            return Err(KeyFileError::Exists(path.to_owned()));
-        }
-        let mut storage = Locked::zeroed();
-        rng.fill_bytes(&mut *storage);
-        let this = Self { path: path.to_owned(), key: DeviceKey::generate(rng), storage };
-        this.change_passphrase(passphrase, cost, rng)?;
-        Ok(this)
+        let secrets = DeviceSecrets::generate(rng);
+        Self::create_with(path, secrets, passphrase, cost, rng)
     }
 
-    /// Opens the file; some 100 ms if it has a passphrase.
+    /// As [`KeyFile::create`], for secrets that there are already.
+    ///
+    /// # Errors
+    /// As there: a file that is there is never replaced.
+    pub fn create_with(
+        path: &Path,
+        secrets: DeviceSecrets,
+        passphrase: &[u8],
+        cost: PassphraseCost,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, KeyFileError> {
+        let sealed = SealedKeys::seal(&secrets, &[], passphrase, cost, rng).map_err(|source| form(path, source))?;
+        sealed.write_new(path, rng)?;
+        Ok(Self { path: path.to_owned(), secrets, sealed })
+    }
+
+    /// Opens the file; some 100 ms if it has a passphrase. What it costs to guess stays as it is.
     ///
     /// # Errors
     /// [`KeyFileError`]: each says what to do.
     pub fn open(path: &Path, passphrase: &[u8]) -> Result<Self, KeyFileError> {
-        let (bytes, header) = read(path)?;
-        let sealing = sealing_key(passphrase, &header)?;
-        let mut sealed = Zeroizing::new([0; SECRETS + POLY_TAG]);
-        sealed.copy_from_slice(&bytes[HEADER..HEADER + SECRETS + POLY_TAG]);
-        let secrets = XCHACHA.open(&sealing, &header.nonce, &bytes[..HEADER], &mut *sealed).ok_or(KeyFileError::WrongPassphrase)?;
-        let [seed, stored] = secrets.as_chunks::<32>().0 else { return Err(KeyFileError::Corrupted(path.to_owned())) };
-        let mut storage = Locked::zeroed();
-        storage.copy_from_slice(stored);
-        Ok(Self { path: path.to_owned(), key: DeviceKey::from_seed(seed), storage })
+        let sealed = SealedKeys::read(path)?;
+        let secrets = sealed.open(passphrase).map_err(|source| form(path, source))?;
+        Ok(Self { path: path.to_owned(), secrets, sealed })
     }
 
     /// Opens the file, or makes one of the default cost if there is none.
@@ -136,8 +92,13 @@ impl KeyFile {
     /// # Errors
     /// [`KeyFileError`]
     pub fn open_or_create(path: &Path, passphrase: &[u8], rng: &mut impl CryptoRng) -> Result<Self, KeyFileError> {
-        match Self::open(path, passphrase) {
+        let made = match Self::open(path, passphrase) {
             Err(KeyFileError::Missing(_)) => Self::create(path, passphrase, PassphraseCost::default(), rng),
+            result => return result,
+        };
+        match made {
+            // Another program was faster: its key is the device's.
+            Err(KeyFileError::Exists(_)) => Self::open(path, passphrase),
             result => result,
         }
     }
@@ -147,39 +108,54 @@ impl KeyFile {
     /// # Errors
     /// [`KeyFileError`], as [`KeyFile::open`] before the passphrase matters.
     pub fn needs_passphrase(path: &Path) -> Result<bool, KeyFileError> {
-        read(path).map(|(_, header)| header.has_passphrase)
+        SealedKeys::read(path).map(|sealed| sealed.needs_passphrase())
     }
 
-    /// Seals the same secrets under another passphrase: writes a new file, then puts it in the place of the old one.
+    /// Seals the same secrets under another passphrase, which costs at least as much to guess as before: writes a new file, then puts it in the
+    /// place of the old one. Copies of the old file still open with the old passphrase.
     ///
     /// # Errors
-    /// [`KeyFileError::Io`], [`KeyFileError::Memory`]; the old file is then as it was.
-    pub fn change_passphrase(&self, passphrase: &[u8], cost: PassphraseCost, rng: &mut impl CryptoRng) -> Result<(), KeyFileError> {
-        let has_passphrase = !passphrase.is_empty();
-        // Nothing is gained by making it expensive to guess what is known to be empty.
-        let cost = if has_passphrase { cost } else { PassphraseCost { passes: 1, memory_kib: 8 } };
-        let mut header = Header { has_passphrase, cost, salt: [0; 16], nonce: [0; 24] };
-        rng.fill_bytes(&mut header.salt);
-        rng.fill_bytes(&mut header.nonce);
-        let sealing = sealing_key(passphrase, &header)?;
-        let mut secrets = Zeroizing::new([0; SECRETS]);
-        secrets[..32].copy_from_slice(self.key.seed());
-        secrets[32..].copy_from_slice(&*self.storage);
-        let mut bytes = header.encode();
-        let data = bytes.clone();
-        XCHACHA.seal(&sealing, &header.nonce, &data, &*secrets, &mut bytes);
-        bytes.extend_from_slice(&hash(&[&bytes]));
-        replace(&self.path, &bytes)
+    /// [`KeyFileError::Changed`], [`KeyFileError::Io`], [`KeyFormError::Memory`]; the old file is then as it was.
+    pub fn change_passphrase(&mut self, passphrase: &[u8], cost: PassphraseCost, rng: &mut impl CryptoRng) -> Result<(), KeyFileError> {
+        self.change(passphrase, cost, rng, &mut |_| Ok(()))
+    }
+
+    fn change(
+        &mut self,
+        passphrase: &[u8],
+        cost: PassphraseCost,
+        rng: &mut impl CryptoRng,
+        at: &mut dyn FnMut(Step) -> io::Result<()>,
+    ) -> Result<(), KeyFileError> {
+        let account = self.sealed.account(&self.secrets).map_err(|source| form(&self.path, source))?.unwrap_or_default();
+        let cost = if self.sealed.needs_passphrase() { cost.max(self.sealed.cost()) } else { cost };
+        let new = SealedKeys::seal(&self.secrets, &account, passphrase, cost, rng).map_err(|source| form(&self.path, source))?;
+        let replaced = replace::replace(&self.path, self.sealed.as_bytes(), new.as_bytes(), rng.next_u32(), at);
+        match replaced.map_err(|source| failed(&self.path, source))? {
+            true => self.sealed = new,
+            false => return Err(KeyFileError::Changed(self.path.clone())),
+        }
+        Ok(())
     }
 
     /// The key of the device.
     pub const fn device_key(&self) -> &DeviceKey {
-        &self.key
+        self.secrets.device_key()
     }
 
     /// The key under which everything else that is kept on disk is sealed.
     pub fn storage_key(&self) -> &[u8; 32] {
-        &self.storage
+        self.secrets.storage_key()
+    }
+
+    /// Both keys, to seal them in another file.
+    pub const fn secrets(&self) -> &DeviceSecrets {
+        &self.secrets
+    }
+
+    /// What is on disk.
+    pub const fn sealed(&self) -> &SealedKeys {
+        &self.sealed
     }
 
     /// Where the file is.
@@ -191,153 +167,87 @@ impl KeyFile {
 impl fmt::Debug for KeyFile {
     /// Path and id.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyFile").field("path", &self.path).field("id", &self.key.id()).finish_non_exhaustive()
+        f.debug_struct("KeyFile").field("path", &self.path).field("id", &self.secrets.device_key().id()).finish_non_exhaustive()
     }
 }
 
-struct Header {
-    has_passphrase: bool,
-    cost: PassphraseCost,
-    salt: [u8; 16],
-    nonce: [u8; 24],
-}
-
-impl Header {
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(KEY_FILE);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[VERSION, u8::from(self.has_passphrase)]);
-        bytes.extend_from_slice(&self.cost.passes.to_be_bytes());
-        bytes.extend_from_slice(&self.cost.memory_kib.to_be_bytes());
-        bytes.extend_from_slice(&self.salt);
-        bytes.extend_from_slice(&self.nonce);
-        bytes
+impl SealedKeys {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`KeyFileError::Missing`], [`KeyFileError::Io`], [`KeyFileError::Form`]
+    pub fn read(path: &Path) -> Result<Self, KeyFileError> {
+        let bytes = replace::read(path, MAX_KEY_FILE + 1).map_err(|source| failed(path, source))?;
+        Self::parse(bytes).map_err(|source| form(path, source))
     }
 
-    /// `None` if a field is outside of its range.
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(bytes.get(MAGIC.len() + 1..)?);
-        let has_passphrase = match reader.u8().ok()? {
-            0 => false,
-            1 => true,
-            _ => return None,
-        };
-        let cost = PassphraseCost { passes: reader.u32().ok()?, memory_kib: reader.u32().ok()? };
-        let sensible = (1..=MAX_PASSES).contains(&cost.passes) && (8..=MAX_MEMORY_KIB).contains(&cost.memory_kib);
-        sensible.then_some(Self { has_passphrase, cost, salt: reader.array().ok()?, nonce: reader.array().ok()? })
+    /// Writes a new file, readable by its owner alone, whole or not at all.
+    ///
+    /// # Errors
+    /// [`KeyFileError::Exists`], [`KeyFileError::Io`]
+    pub fn write_new(&self, path: &Path, rng: &mut impl CryptoRng) -> Result<(), KeyFileError> {
+        replace::create(path, self.as_bytes(), rng.next_u32(), &mut |_| Ok(())).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
+            _ => KeyFileError::Io { path: path.to_owned(), source },
+        })
     }
 }
 
-/// The whole file, if it is an intact key file of this version.
-fn read(path: &Path) -> Result<(Vec<u8>, Header), KeyFileError> {
-    let failed = |source: io::Error| match source.kind() {
+fn form(path: &Path, source: KeyFormError) -> KeyFileError {
+    KeyFileError::Form { path: path.to_owned(), source }
+}
+
+/// Of a file that should be there.
+fn failed(path: &Path, source: io::Error) -> KeyFileError {
+    match source.kind() {
         io::ErrorKind::NotFound => KeyFileError::Missing(path.to_owned()),
         _ => KeyFileError::Io { path: path.to_owned(), source },
-    };
-    let mut bytes = Vec::new();
-    // A later version may be longer; something else may be endless.
-    File::open(path).and_then(|file| file.take(1 << 16).read_to_end(&mut bytes)).map_err(failed)?;
-    let shared = bytes.len().min(MAGIC.len());
-    if bytes[..shared] != MAGIC[..shared] {
-        return Err(KeyFileError::NotAKeyFile(path.to_owned()));
     }
-    let truncated = KeyFileError::Truncated { path: path.to_owned(), length: bytes.len() };
-    let Some((content, checksum)) = bytes.split_last_chunk::<CHECKSUM>().filter(|(content, _)| content.len() > MAGIC.len()) else {
-        return Err(truncated);
-    };
-    // Every version ends with this checksum.
-    let intact = hash(&[content]) == *checksum;
-    match bytes[MAGIC.len()] {
-        version if intact && version > VERSION => Err(KeyFileError::Newer { path: path.to_owned(), version }),
-        VERSION if !intact && bytes.len() < KEY_FILE => Err(truncated),
-        VERSION if intact && bytes.len() == KEY_FILE => match Header::decode(&bytes) {
-            Some(header) => Ok((bytes, header)),
-            None => Err(KeyFileError::Corrupted(path.to_owned())),
-        },
-        _ => Err(KeyFileError::Corrupted(path.to_owned())),
-    }
-}
-
-fn sealing_key(passphrase: &[u8], header: &Header) -> Result<Locked<32>, KeyFileError> {
-    let cost = header.cost;
-    sodium::argon2id(passphrase, &header.salt, cost.passes, u64::from(cost.memory_kib) << 10).ok_or(KeyFileError::Memory(cost.memory_kib))
-}
-
-/// Puts `bytes` in the place of `path` at once: a reader sees the old content or the new, also after a power cut.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
-    let temporary = path.with_extension("new");
-    let failed = |source| KeyFileError::Io { path: path.to_owned(), source };
-    let written = (|| {
-        // What an interrupted write left is of no use.
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        #[cfg(unix)]
-        File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")))?.sync_all()?;
-        Ok(())
-    })();
-    if written.is_err() {
-        // It holds sealed secrets only, but serves nobody.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written.map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::replace::tests::STEPS;
     use rand::SeedableRng;
     use rand_chacha::ChaCha20Rng;
     use tempfile::TempDir;
 
     const CHEAP: PassphraseCost = PassphraseCost { passes: 1, memory_kib: 8 };
+    const RIGHT: &[u8] = b"correct horse";
 
     struct Place {
-        _folder: TempDir,
+        folder: TempDir,
         path: PathBuf,
         rng: ChaCha20Rng,
     }
 
     fn place() -> Place {
         let folder = TempDir::new().unwrap();
-        Place { path: folder.path().join("key"), _folder: folder, rng: ChaCha20Rng::seed_from_u64(5) }
+        Place { path: folder.path().join("key"), folder, rng: ChaCha20Rng::seed_from_u64(5) }
     }
 
     fn made() -> (Place, KeyFile) {
         let mut place = place();
-        let made = KeyFile::create(&place.path, b"correct horse", CHEAP, &mut place.rng).unwrap();
+        let made = KeyFile::create(&place.path, RIGHT, CHEAP, &mut place.rng).unwrap();
         (place, made)
     }
 
-    #[test]
-    fn the_secrets_come_back_with_the_passphrase_and_only_with_it() {
-        let (place, made) = made();
-        let opened = KeyFile::open(&place.path, b"correct horse").unwrap();
-        assert_eq!(opened.device_key().id(), made.device_key().id());
-        assert_eq!(opened.storage_key(), made.storage_key());
-        assert!(matches!(KeyFile::open(&place.path, b"battery staple"), Err(KeyFileError::WrongPassphrase)));
-        assert!(matches!(KeyFile::open(&place.path, b""), Err(KeyFileError::WrongPassphrase)));
-        assert!(KeyFile::needs_passphrase(&place.path).unwrap());
+    fn opens(path: &Path, passphrase: &[u8], secrets: &DeviceSecrets) -> bool {
+        match KeyFile::open(path, passphrase) {
+            Ok(opened) => {
+                assert_eq!(opened.secrets(), secrets);
+                true
+            }
+            Err(KeyFileError::Form { source: KeyFormError::WrongPassphrase | KeyFormError::NoPassphrase, .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     #[test]
-    fn the_file_holds_no_secret_in_the_clear_and_is_its_owners_alone() {
+    fn the_file_is_its_owners_alone() {
         let (place, made) = made();
-        let bytes = std::fs::read(&place.path).unwrap();
-        assert_eq!(bytes.len(), KEY_FILE);
-        for secret in [made.key.seed(), made.storage_key()] {
-            assert!(!bytes.windows(32).any(|window| window == secret));
-        }
+        assert_eq!(std::fs::read(&place.path).unwrap(), made.sealed.as_bytes());
         #[cfg(unix)]
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&place.path).unwrap().permissions()) & 0o777, 0o600);
     }
@@ -346,8 +256,13 @@ mod tests {
     fn a_key_file_is_never_overwritten_by_a_new_key() {
         let (mut place, made) = made();
         assert!(matches!(KeyFile::create(&place.path, b"", CHEAP, &mut place.rng), Err(KeyFileError::Exists(_))));
-        let again = KeyFile::open_or_create(&place.path, b"correct horse", &mut place.rng).unwrap();
-        assert_eq!(again.device_key().id(), made.device_key().id());
+        assert!(matches!(made.sealed.write_new(&place.path, &mut place.rng), Err(KeyFileError::Exists(_))));
+        let again = KeyFile::open_or_create(&place.path, RIGHT, &mut place.rng).unwrap();
+        assert_eq!(again.secrets(), made.secrets());
+        // Damaged, it may still be saved by somebody.
+        std::fs::write(&place.path, b"").unwrap();
+        assert!(KeyFile::open_or_create(&place.path, RIGHT, &mut place.rng).is_err());
+        assert_eq!(std::fs::read(&place.path).unwrap(), b"");
     }
 
     #[test]
@@ -356,97 +271,114 @@ mod tests {
         assert!(matches!(KeyFile::open(&place.path, b""), Err(KeyFileError::Missing(_))));
         let made = KeyFile::open_or_create(&place.path, b"", &mut place.rng).unwrap();
         assert!(!KeyFile::needs_passphrase(&place.path).unwrap());
-        assert_eq!(KeyFile::open(&place.path, b"").unwrap().device_key().id(), made.device_key().id());
+        assert!(opens(&place.path, b"", made.secrets()));
     }
 
     #[test]
-    fn a_file_truncated_anywhere_says_so() {
-        let (place, _) = made();
-        let bytes = std::fs::read(&place.path).unwrap();
-        for length in 0..bytes.len() {
-            std::fs::write(&place.path, &bytes[..length]).unwrap();
-            let error = KeyFile::open(&place.path, b"correct horse").unwrap_err();
-            assert!(matches!(&error, KeyFileError::Truncated { length: found, .. } if *found == length), "{length}: {error}");
-            assert!(error.to_string().contains("restore it from a copy"));
+    fn an_error_names_the_file_and_what_to_do() {
+        let (place, made) = made();
+        let bytes = made.sealed.as_bytes();
+        for (content, expected) in [
+            (&bytes[..50], "is truncated to 50 bytes: restore it from a copy"),
+            (&[bytes, b"x"].concat(), "is damaged: restore it from a copy"),
+            (b"{}", "is not a key file: name the right one"),
+            (bytes, "does not open with this passphrase: try again, it is intact"),
+        ] {
+            std::fs::write(&place.path, content).unwrap();
+            let error = KeyFile::open(&place.path, b"wrong").unwrap_err();
+            assert_eq!(error.to_string(), format!("{} {expected}", place.path.display()));
+        }
+        let nowhere = place.folder.path().join("no/key");
+        assert!(matches!(KeyFile::open(&nowhere, b""), Err(KeyFileError::Missing(_))));
+        assert!(matches!(made.sealed.write_new(&nowhere, &mut rand::rng()), Err(KeyFileError::Io { .. })));
+        assert!(matches!(KeyFile::open(place.folder.path(), b""), Err(KeyFileError::Io { .. })), "a folder is no file");
+    }
+
+    #[test]
+    fn another_passphrase_opens_the_same_secrets_and_the_old_one_does_not() {
+        let (mut place, mut made) = made();
+        for (old, new) in [(RIGHT, &b"battery staple"[..]), (b"battery staple", b""), (b"", RIGHT)] {
+            assert!(opens(&place.path, old, made.secrets()));
+            made.change_passphrase(new, CHEAP, &mut place.rng).unwrap();
+            assert!(opens(&place.path, new, made.secrets()));
+            assert!(!opens(&place.path, old, made.secrets()));
         }
     }
 
     #[test]
-    fn a_file_with_any_bit_flipped_is_damaged_and_not_a_wrong_passphrase() {
-        let (place, _) = made();
-        let bytes = std::fs::read(&place.path).unwrap();
-        for at in 0..bytes.len() {
-            let mut altered = bytes.clone();
-            altered[at] ^= 0x10;
-            std::fs::write(&place.path, &altered).unwrap();
-            let error = KeyFile::open(&place.path, b"correct horse").unwrap_err();
-            let expected = if at < MAGIC.len() { "is not a key file" } else { "is damaged" };
-            assert!(error.to_string().contains(expected), "byte {at}: {error}");
-        }
-        std::fs::write(&place.path, [&bytes[..], b"x"].concat()).unwrap();
-        assert!(matches!(KeyFile::open(&place.path, b"correct horse"), Err(KeyFileError::Corrupted(_))));
+    fn a_weak_cost_is_raised_when_the_passphrase_changes_and_not_before() {
+        let (mut place, mut made) = made();
+        let cost = |place: &Place| SealedKeys::read(&place.path).unwrap().cost();
+        drop(KeyFile::open(&place.path, RIGHT).unwrap());
+        assert_eq!(cost(&place), CHEAP);
+        let better = PassphraseCost { passes: 2, memory_kib: 16 };
+        made.change_passphrase(RIGHT, better, &mut place.rng).unwrap();
+        assert_eq!(cost(&place), better);
+        made.change_passphrase(RIGHT, PassphraseCost { passes: 1, memory_kib: 64 }, &mut place.rng).unwrap();
+        assert_eq!(cost(&place), PassphraseCost { passes: 2, memory_kib: 64 }, "no parameter gets less");
+        assert!(opens(&place.path, RIGHT, made.secrets()));
     }
 
     #[test]
-    fn a_file_of_a_newer_version_asks_for_a_newer_program() {
-        let (place, _) = made();
-        let mut bytes = [&MAGIC[..], &[2], &[7; 300]].concat();
-        bytes.extend_from_slice(&hash(&[&bytes]));
-        std::fs::write(&place.path, &bytes).unwrap();
-        let error = KeyFile::open(&place.path, b"").unwrap_err();
-        assert!(matches!(error, KeyFileError::Newer { version: 2, .. }), "{error}");
-        assert!(error.to_string().contains("use a newer one"));
+    fn an_export_put_in_the_place_of_the_key_file_works_and_keeps_its_account() {
+        let (mut place, made) = made();
+        let export = SealedKeys::seal(made.secrets(), b"account", b"other", CHEAP, &mut place.rng).unwrap();
+        let copy = place.folder.path().join("copy");
+        export.write_new(&copy, &mut place.rng).unwrap();
+        let mut opened = KeyFile::open(&copy, b"other").unwrap();
+        opened.change_passphrase(RIGHT, CHEAP, &mut place.rng).unwrap();
+        let again = KeyFile::open(&copy, RIGHT).unwrap();
+        assert_eq!(again.secrets(), made.secrets());
+        assert_eq!(again.sealed().account(again.secrets()).unwrap().unwrap().as_slice(), b"account");
     }
 
     #[test]
     fn a_torn_write_never_loses_the_key() {
+        // Cut at any step, and at any byte of the write itself: the old passphrase opens the file or the new one does.
         let (mut place, made) = made();
-        // Killed at any point before the rename, the write leaves some of the new file beside the old one.
-        let other = place.path.with_file_name("other");
-        std::fs::copy(&place.path, &other).unwrap();
-        let kept = KeyFile { path: other.clone(), key: made.key.clone(), storage: Locked::zeroed() };
-        kept.change_passphrase(b"new", CHEAP, &mut place.rng).unwrap();
-        let new = std::fs::read(&other).unwrap();
-        for length in 0..=new.len() {
-            std::fs::write(place.path.with_extension("new"), &new[..length]).unwrap();
-            let opened = KeyFile::open(&place.path, b"correct horse").unwrap();
-            assert_eq!(opened.device_key().id(), made.device_key().id());
+        let sealed = made.sealed.as_bytes();
+        for cut in 0..STEPS.len() + sealed.len() {
+            std::fs::write(&place.path, sealed).unwrap();
+            let mut opened = KeyFile::open(&place.path, RIGHT).unwrap();
+            if let Some(step) = STEPS.get(cut) {
+                let mut at = |now| if now == *step { Err(io::Error::other("cut")) } else { Ok(()) };
+                assert!(matches!(opened.change(b"new", CHEAP, &mut place.rng, &mut at), Err(KeyFileError::Io { .. })));
+            } else {
+                let left = place.path.with_file_name("key.00c0ffee.new");
+                std::fs::write(&left, &sealed[..cut - STEPS.len()]).unwrap();
+            }
+            let new = opens(&place.path, b"new", made.secrets());
+            assert_ne!(new, opens(&place.path, RIGHT, made.secrets()));
+            // And the next change is not hindered by what was left.
+            let mut opened = KeyFile::open(&place.path, if new { b"new" } else { RIGHT }).unwrap();
+            opened.change_passphrase(b"third", CHEAP, &mut place.rng).unwrap();
+            assert!(opens(&place.path, b"third", made.secrets()));
+            assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), 1);
         }
-        // And the next change is not hindered by it.
-        made.change_passphrase(b"new", CHEAP, &mut place.rng).unwrap();
-        assert!(!place.path.with_extension("new").exists());
-        assert!(matches!(KeyFile::open(&place.path, b"correct horse"), Err(KeyFileError::WrongPassphrase)));
-        let opened = KeyFile::open(&place.path, b"new").unwrap();
-        assert_eq!((opened.device_key().id(), opened.storage_key()), (made.device_key().id(), made.storage_key()));
     }
 
     #[test]
-    fn a_write_that_fails_leaves_the_old_file() {
-        let (mut place, made) = made();
-        // A folder in the way of the temporary file stands for a disk that refuses.
-        std::fs::create_dir_all(place.path.with_extension("new").join("x")).unwrap();
-        assert!(matches!(made.change_passphrase(b"new", CHEAP, &mut place.rng), Err(KeyFileError::Io { .. })));
-        KeyFile::open(&place.path, b"correct horse").unwrap();
+    fn of_two_changes_at_a_time_the_second_is_told_and_changes_nothing() {
+        let (mut place, mut first) = made();
+        let mut second = KeyFile::open(&place.path, RIGHT).unwrap();
+        first.change_passphrase(b"first", CHEAP, &mut place.rng).unwrap();
+        assert!(matches!(second.change_passphrase(b"second", CHEAP, &mut place.rng), Err(KeyFileError::Changed(_))));
+        assert!(opens(&place.path, b"first", first.secrets()));
+        first.change_passphrase(b"again", CHEAP, &mut place.rng).unwrap();
+        assert!(opens(&place.path, b"again", first.secrets()));
+    }
+
+    #[test]
+    fn a_file_that_vanished_is_not_made_anew_by_a_change() {
+        let (mut place, mut made) = made();
+        std::fs::remove_file(&place.path).unwrap();
+        assert!(matches!(made.change_passphrase(b"new", CHEAP, &mut place.rng), Err(KeyFileError::Missing(_))));
+        assert!(!place.path.exists());
     }
 
     #[test]
     fn debug_shows_path_and_id_alone() {
         let (place, made) = made();
         assert_eq!(format!("{made:?}"), format!("KeyFile {{ path: {:?}, id: {:.8}, .. }}", place.path, made.device_key().id()));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn any_file_is_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), magic: bool, checksum: bool) {
-            let place = place();
-            let mut bytes = if magic { [&MAGIC[..], &[1], &bytes].concat() } else { bytes };
-            if checksum {
-                bytes.extend_from_slice(&hash(&[&bytes]));
-            }
-            std::fs::write(&place.path, &bytes).unwrap();
-            prop_assert!(KeyFile::open(&place.path, b"").is_err());
-        }
     }
 }

@@ -56,7 +56,7 @@ const SECRETS: usize = 96;
 impl DeviceKey {
     /// A new key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
-        let mut seed = Zeroizing::new([0; 32]);
+        let mut seed = Locked::zeroed();
         rng.fill_bytes(&mut *seed);
         Self::from_seed(&seed)
     }

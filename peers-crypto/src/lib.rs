@@ -12,6 +12,7 @@ mod fuzzing_statement;
 mod guardian;
 mod handshake;
 mod keyfile;
+mod keyform;
 mod keys;
 mod link;
 mod link_acceptor;
@@ -19,7 +20,9 @@ mod link_inviter;
 mod link_message;
 mod link_uri;
 mod noise;
+mod passphrase;
 mod recovery;
+mod replace;
 mod responder;
 mod seal;
 mod session;
@@ -44,13 +47,15 @@ pub use guardian::{
     Recovery, Vault, VaultError,
 };
 pub use handshake::{Finished, HandshakeError, IK_INITIATION, Initiator, MAX_EARLY, MAX_REPLY, XX_FIRST};
-pub use keyfile::{KEY_FILE, KeyFile, KeyFileError, PassphraseCost};
+pub use keyfile::{KeyFile, KeyFileError};
+pub use keyform::{DeviceSecrets, KEY_FILE, KeyFormError, MAX_ACCOUNT, MAX_KEY_FILE, PassphraseCost, SealedKeys};
 pub use keys::{DeviceKey, Domain, Forged, derive, hash, keyed_hash, verify};
 pub use link::{
     ACCEPTOR_PATIENCE, Acceptor, AcceptorEvent, CONFIRMATION_LIFETIME, HEARSAY_PATIENCE, INVITATION_LIFETIME, Inviter, InviterEvent,
     LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_REPEATS, MAX_TRIED_INVITERS,
 };
 pub use link_uri::{LINK_SCHEME, LinkUri, MAX_LINK_ADDRESSES, ParseLinkError};
+pub use passphrase::{MAX_PASSPHRASE, Passphrase, TooLong};
 pub use recovery::{PHRASE_WORDS, ParsePhraseError, RecoveryPhrase};
 pub use responder::{Response, XxResponder, respond};
 pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};

@@ -4,14 +4,14 @@
 
 use core::convert::Infallible;
 
-use peers_wire::{Link, PeerId, Timestamp};
+use peers_wire::{Link, Timestamp};
 use rand::{TryCryptoRng, TryRng};
 use serde_json::{Value, json};
 
 use crate::handshake::tests as handshakes;
 use crate::{
-    Action, Cipher, DeviceKey, Domain, Draft, GuardianAnswer, LinkCode, LinkUri, PassphraseCost, Recovery, RecoveryPhrase, Statement,
-    StatementId, TopicKey, User, UserId, Vault, consent, derive, hash, keyed_hash, link, open_from, seal_to,
+    Action, Cipher, DeviceKey, DeviceSecrets, Domain, Draft, GuardianAnswer, LinkCode, LinkUri, PassphraseCost, Recovery, RecoveryPhrase,
+    SealedKeys, Statement, StatementId, TopicKey, User, UserId, Vault, consent, derive, hash, keyed_hash, link, open_from, seal_to,
 };
 
 const WALL: Timestamp = Timestamp(1_700_000_000_000);
@@ -189,14 +189,24 @@ fn linking_is_as_the_vectors_say() {
 
 #[test]
 fn a_key_file_is_as_the_vectors_say() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let path = folder.path().join("key");
-    let made = crate::KeyFile::create(&path, b"correct horse", PassphraseCost { passes: 1, memory_kib: 8 }, &mut Steps::new()).unwrap();
+    let cheap = PassphraseCost { passes: 1, memory_kib: 8 };
+    let secrets = DeviceSecrets::generate(&mut Steps::new());
+    let seal = |account: &[u8], passphrase: &[u8]| SealedKeys::seal(&secrets, account, passphrase, cheap, &mut Steps(64)).unwrap();
+    let version_1 = concat!(
+        "70656572736b6579010100000001000000080303030303030303030303030303030303030303030303030303030303030303040404040404040471",
+        "9bd8c91b7bfec506c8686edcda934dc454d0daa14d0c9630a440e3ae5db7e79d301a81bd1860b99c8f7e7790e3cdcbc9224a346461b9211a640137",
+        "1671125bf57f32abd636898511b9c526aee15650a0af44e0ee2da582a900807236fdedb1dfe81148934daa2a7fc057c381b0926c",
+    );
+    let old = (0..version_1.len()).step_by(2).map(|at| u8::from_str_radix(&version_1[at..at + 2], 16).unwrap()).collect();
+    assert_eq!(SealedKeys::parse(old).unwrap().open(b"correct horse").unwrap(), secrets);
     check(
         "keyfile",
         &json!({
-            "passphrase": "correct horse", "id": hex(&PeerId::as_bytes(&made.device_key().id())[..]), "storage_key": hex(made.storage_key()),
-            "file": hex(&std::fs::read(&path).unwrap()),
+            "device_seed": hex(secrets.device_key().seed()), "id": hex(&secrets.device_key().id().0), "storage_key": hex(secrets.storage_key()),
+            "version_1": { "passphrase": "correct horse", "file": version_1 },
+            "key_file": { "passphrase": "correct horse", "file": hex(seal(b"", b"correct horse").as_bytes()) },
+            "without_passphrase": { "passphrase": "", "file": hex(seal(b"", b"").as_bytes()) },
+            "export": { "passphrase": "correct horse", "account": hex(b"account"), "file": hex(seal(b"account", b"correct horse").as_bytes()) },
         }),
     );
 }

@@ -442,8 +442,11 @@ impl Node {
     }
 
     async fn open_replica(&self, saved: &SavedDatabase) -> Result<Replica, DatabaseError> {
-        let config =
-            peers_sync::Config { author: self.id(), key: saved.sealed.then(|| *self.shared.storage_key), ..peers_sync::Config::default() };
+        let config = peers_sync::Config {
+            author: self.id(),
+            key: saved.sealed.then(|| *self.shared.keys.storage_key()),
+            ..peers_sync::Config::default()
+        };
         let file = PathBuf::from(&saved.path);
         Ok(tokio::task::spawn_blocking(move || Replica::open(&file, config)).await.map_err(|_| DatabaseError::Busy)??)
     }
@@ -545,7 +548,7 @@ impl Database {
             let connection = Connection::open(&self.path)?;
             if self.sealed {
                 let hex: Zeroizing<String> =
-                    self.node.shared.storage_key.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+                    self.node.shared.keys.storage_key().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
                 connection.execute_batch(&format!("PRAGMA key = \"x'{}'\"", *hex))?;
             }
             connection.busy_timeout(std::time::Duration::from_secs(5))?;

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod account;
+mod backup;
 mod clock;
 mod counters;
 mod database;
@@ -21,6 +22,7 @@ pub mod transport;
 mod types;
 
 pub use account::{Account, Catalogue, DatabaseId};
+pub use backup::{ImportError, Imported, export, import};
 pub use handles::{Acceptance, Changes, Database, DatabaseError, DatabaseOptions, Invitation, Messages, Publication, Sending, Topic};
 pub use home::Home;
 pub use linking::{LinkFailure, LinkMatch, LinkOptions};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use peers_crypto::{KeyFile, KeyFileError, Ticket, TopicKey};
+use peers_crypto::{KeyFile, KeyFileError, Passphrase, Ticket, TopicKey};
 use peers_wire::{Packet, PeerId, Timestamp, TopicId};
 use rand::RngExt;
 use rusqlite::{Connection, params};
@@ -39,7 +39,7 @@ pub struct Options {
     /// Name of this device, as the user's other devices show it.
     pub name: String,
     /// Passphrase of the key file; may be empty.
-    pub passphrase: Zeroizing<String>,
+    pub passphrase: Passphrase,
     /// Limits of the layers.
     pub limits: stack::Config,
 }
@@ -51,7 +51,7 @@ impl Default for Options {
             lan: true,
             bootstrap: Vec::new(),
             name: "device".into(),
-            passphrase: Zeroizing::default(),
+            passphrase: Passphrase::default(),
             limits: stack::Config::default(),
         }
     }
@@ -168,7 +168,7 @@ pub struct Node {
 pub(crate) struct Shared {
     id: PeerId,
     name: String,
-    pub(crate) storage_key: Zeroizing<[u8; 32]>,
+    pub(crate) keys: KeyFile,
     commands: mpsc::Sender<Command>,
     pub(crate) store: Arc<Store>,
     pub(crate) clock: Arc<Clock>,
@@ -189,8 +189,7 @@ impl Node {
         let keys = tokio::task::spawn_blocking(move || KeyFile::open_or_create(&key_path, passphrase.as_bytes(), &mut rand::rng())).await;
         let keys =
             keys.map_err(|error| OpenError::Home { path: home.key_file().display().to_string(), source: std::io::Error::other(error) })??;
-        let storage_key = Zeroizing::new(*keys.storage_key());
-        let store = Arc::new(Store::open(&home.state_file(), &storage_key)?);
+        let store = Arc::new(Store::open(&home.state_file(), keys.storage_key())?);
         let clock = Arc::new(Clock::new());
         let device_name = options.name.clone();
 
@@ -235,8 +234,7 @@ impl Node {
         });
         driver.remember_port();
         let driver = tokio::spawn(driver.run());
-        let shared =
-            Shared { id, name: device_name, storage_key, commands, store, clock, events, driver: Some(driver).into(), _lock: lock };
+        let shared = Shared { id, name: device_name, keys, commands, store, clock, events, driver: Some(driver).into(), _lock: lock };
         let node = Self { shared: Arc::new(shared) };
         node.resume_databases(saved.databases).await;
         Ok(node)
@@ -613,7 +611,8 @@ fn load_mail(c: &Connection, limit: usize) -> rusqlite::Result<Vec<Mail>> {
     rows.collect()
 }
 
-fn lock(home: &Home) -> Result<File, OpenError> {
+/// Keeps other nodes away from `home` while the file is open.
+pub(crate) fn lock(home: &Home) -> Result<File, OpenError> {
     let path = home.lock_file();
     let failed = |source| OpenError::Home { path: path.display().to_string(), source };
     let file = crate::store::private_file(&path).map_err(failed)?;

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use thiserror::Error;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 /// Why the state file cannot be used.
 #[derive(Debug, Error)]
@@ -179,18 +180,54 @@ fn run(connection: &Connection, queue: &Receiver<Job>) {
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
 }
 
-fn connect(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
+/// The account in the state file at `path`, also while a node runs on it; `None` if there is no file, or no account in it.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn saved_account(path: &Path, key: &[u8; 32]) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+    if !path.try_exists()? {
+        return Ok(None);
+    }
+    let read = |connection: &Connection| {
+        if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(None);
+        }
+        connection.query_row("SELECT bytes FROM account", [], |row| row.get(0)).optional()
+    };
+    let bytes: Option<Vec<u8>> = read(&unlock(path, key)?).map_err(|source| StoreError::new(path, source))?;
+    Ok(bytes.map(Zeroizing::new))
+}
+
+/// Puts an account into the state file at `path`, which is made if there is none, unless it holds one.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn add_account(path: &Path, key: &[u8; 32], account: &[u8]) -> Result<(), StoreError> {
+    let added = connect(path, key)?.execute("INSERT OR IGNORE INTO account VALUES (1, ?1)", [account]);
+    added.map(drop).map_err(|source| StoreError::new(path, source))
+}
+
+/// Opens a file that is there.
+fn unlock(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
     let failed = |source| StoreError::new(path, source);
-    // Made here, so that SQLite does not make one for everyone.
-    private_file(path)?;
-    let connection = Connection::open(path).map_err(failed)?;
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    connection.execute_batch(&format!("PRAGMA key = \"x'{hex}'\"")).map_err(failed)?;
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+    let hex: Zeroizing<String> = Zeroizing::new(key.iter().map(|byte| format!("{byte:02x}")).collect());
+    let pragma = Zeroizing::new(format!("PRAGMA key = \"x'{}'\"", *hex));
+    connection.execute_batch(&pragma).map_err(failed)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     if version > FORMAT {
         return Err(StoreError::Newer { path: path.display().to_string(), found: version, known: FORMAT });
     }
+    Ok(connection)
+}
+
+fn connect(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::new(path, source);
+    // Made here, so that SQLite does not make one for everyone.
+    private_file(path)?;
+    let connection = unlock(path, key)?;
     // FULL: what is acknowledged survives a power cut, not only the death of the process.
     connection
         .execute_batch(&format!(

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::UdpSocket;
 
-use crate::harness::{Home, database};
+use crate::harness::{Disk, Home, database};
 
 #[test]
 fn a_command_without_a_node_says_to_start_one() {
@@ -127,18 +127,17 @@ fn a_file_that_is_no_database_is_named_and_left_as_it_is() {
 #[test]
 fn a_full_disk_is_named_and_what_was_acknowledged_stays() {
     let home = Home::new();
-    fs::create_dir_all(home.path()).unwrap();
-    let Some(disk) = SmallDisk::mount(&home) else {
+    let Some(disk) = Disk::mount(&home.path()) else {
         eprintln!("SKIPPED: no file system can be mounted here (needs root), so none can be filled");
         return;
     };
     let node = home.up_alone("laptop");
     home.ok(&["topic", "publish", "news", "before"]);
-    fs::write(disk.0.join("filler"), vec![7; 64 << 20]).unwrap_err();
+    fs::write(disk.path().join("filler"), vec![7; 64 << 20]).unwrap_err();
     let text = "x".repeat(100_000);
     let ran = home.run_with(&["topic", "publish", "news"], text.as_bytes());
     ran.fails(1, &["space"]);
-    fs::remove_file(disk.0.join("filler")).unwrap();
+    fs::remove_file(disk.path().join("filler")).unwrap();
     let again = home.run_with(&["topic", "publish", "news"], text.as_bytes());
     assert_eq!(again.code, 0, "{}", again.stderr);
     node.stop();
@@ -148,24 +147,6 @@ fn a_full_disk_is_named_and_what_was_acknowledged_stays() {
         messages["messages"].as_array().unwrap().iter().map(|message| message["body"].as_str().unwrap().to_owned()).collect();
     assert!(bodies.contains(&"before".to_owned()) && bodies.contains(&text));
     node.stop();
-}
-
-/// A file system of a few MiB at a home; gone when dropped.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(home: &Home) -> Option<Self> {
-        let path = home.path();
-        let mounted =
-            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs"]).arg(&path).output().ok()?;
-        mounted.status.success().then_some(Self(path))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
-    }
 }
 
 #[test]

@@ -59,9 +59,26 @@ impl Home {
 
     /// As [`Home::run`], with another folder as the home.
     pub(crate) fn run_at(&self, path: &Path, arguments: &[&str]) -> Ran {
+        self.run_at_with(path, arguments, b"")
+    }
+
+    /// As [`Home::run_at`], with `input` on standard input.
+    pub(crate) fn run_at_with(&self, path: &Path, arguments: &[&str], input: &[u8]) -> Ran {
         let mut command = self.command(&["--json"]);
         command.args(arguments).env("PEERS_HOME", path);
+        Self::finish(command, input)
+    }
+
+    /// Runs a line of the shell beside the home.
+    pub(crate) fn shell(&self, line: &str) -> Ran {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line]).env("PEERS_HOME", self.path()).current_dir(self.temp.path());
         Self::finish(command, b"")
+    }
+
+    /// Starts a command whose standard input is still open.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     fn finish(mut command: Command, input: &[u8]) -> Ran {
@@ -163,6 +180,11 @@ impl Running {
         (self.child.wait().unwrap().code().unwrap_or(-1), rest)
     }
 
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
     }
@@ -178,6 +200,33 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A file system of a few MiB in memory; gone when dropped.
+pub(crate) struct Disk(PathBuf);
+
+impl Disk {
+    /// `None` where none can be mounted.
+    pub(crate) fn mount(folder: &Path) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs"]).arg(folder).output().ok()?;
+        mounted.status.success().then(|| Self(folder.to_owned()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Nothing on it can be written any more.
+    pub(crate) fn read_only(&self) {
+        assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }
 

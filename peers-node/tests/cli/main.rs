@@ -5,6 +5,7 @@ mod bad_input;
 mod control;
 mod devices;
 mod harness;
+mod keys;
 mod linking;
 mod mail_and_topics;
 mod sqlite;

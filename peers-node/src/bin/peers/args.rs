@@ -36,6 +36,9 @@ Environment:
 pub(crate) enum Command {
     /// Print the id of this device; makes its key on first use.
     Id(Passphrase),
+    /// Keep the secrets of this device: its passphrase, and copies of them.
+    #[command(subcommand)]
+    Key(Key),
     /// Run the node of this device until it is interrupted.
     Up(Up),
     /// Show this device, who it is connected to, and what it keeps.
@@ -62,9 +65,78 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Passphrase {
-    /// Read the passphrase of the key file from this file descriptor, up to its end or the first line break.
+    /// Read the passphrase from this file descriptor, up to its end or the first line break.
     #[arg(long, value_name = "N")]
     pub(crate) passphrase_fd: Option<u32>,
+    /// Take what this command prints, up to the first line break: `secret-tool lookup app peers`.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "passphrase_fd")]
+    pub(crate) passphrase_command: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct NewPassphrase {
+    /// Read the new passphrase from this file descriptor: its next line, if it is the one of --passphrase-fd.
+    #[arg(long, value_name = "N")]
+    pub(crate) new_passphrase_fd: Option<u32>,
+    /// Take the first line that this command prints as the new passphrase.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) new_passphrase_command: Option<String>,
+    /// Use no passphrase: whoever has the file is this device.
+    #[arg(long)]
+    pub(crate) no_passphrase: bool,
+}
+
+impl NewPassphrase {
+    /// Whether a new passphrase was asked for.
+    pub(crate) const fn is_given(&self) -> bool {
+        self.new_passphrase_fd.is_some() || self.new_passphrase_command.is_some() || self.no_passphrase
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Show how the key file is protected. Needs no passphrase, shows no secret.
+    Show {
+        /// A key file or an export [default: the key file of this device]
+        file: Option<PathBuf>,
+    },
+    /// Write a sealed copy of all that it takes to be this device again, under a passphrase of its own.
+    Export(Export),
+    /// Be the device of an export. A key that is here is never replaced.
+    Import(Import),
+    /// Seal the key file under another passphrase; a node may run meanwhile.
+    ChangePassphrase {
+        #[command(flatten)]
+        passphrase: Passphrase,
+        #[command(flatten)]
+        new: NewPassphrase,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Where to write it; no file is overwritten, and `-` is standard output [default: peers-ID.key]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Leave out the account: who the devices of the user are, and what they share.
+    #[arg(long = "key-only")]
+    pub(crate) key_only: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
+    #[command(flatten)]
+    pub(crate) new: NewPassphrase,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// What `peers key export` wrote.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
+    /// The key file gets the passphrase of the export unless another is given.
+    #[command(flatten)]
+    pub(crate) new: NewPassphrase,
 }
 
 #[derive(Debug, Args)]
@@ -320,8 +392,11 @@ mod tests {
         }
         let mut found = Vec::new();
         walk(&Arguments::command(), &mut found);
-        let secret =
-            |id: &&String| *id != "passphrase_fd" && ["pass", "code", "secret", "key", "phrase"].iter().any(|word| id.contains(word));
+        // Where a secret comes from, and not the secret.
+        let sources = ["passphrase_fd", "passphrase_command", "new_passphrase_fd", "new_passphrase_command"];
+        let secret = |id: &&String| {
+            !sources.contains(&id.as_str()) && ["pass", "code", "secret", "key", "phrase"].iter().any(|word| id.contains(word))
+        };
         assert_eq!(found.iter().find(secret), None);
     }
 

@@ -3,7 +3,9 @@
 mod db;
 mod id;
 mod inbox;
+mod key;
 mod link;
+mod secret;
 mod send;
 mod status;
 mod topic;
@@ -24,6 +26,7 @@ use crate::output::{Output, has_keyboard};
 pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Id(passphrase) => id::id(&passphrase, output).await,
+        Command::Key(key) => key::key(key, output).await,
         Command::Up(up) => up::up(up, output).await,
         Command::Status => status::status(output).await,
         Command::Invite(invite) => link::invite(&invite, output).await,
@@ -65,7 +68,9 @@ fn ask_line(prompt: &str, secret: bool) -> Result<String, Failure> {
     let what = prompt.trim_end_matches([':', ' ']);
     let failed = |error: std::io::Error| Failure::failed(format!("{what} could not be read: {error}"));
     if secret && has_keyboard() {
-        return rpassword::prompt_password(prompt).map_err(failed);
+        let typed = secret::line(prompt)?;
+        let text = core::str::from_utf8(typed.as_bytes()).map_err(|_| failed(std::io::ErrorKind::InvalidData.into()))?;
+        return Ok(text.to_owned());
     }
     if has_keyboard() {
         let mut screen = std::io::stderr().lock();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use peers_crypto::{KeyFileError, LinkRefusal};
+use peers_crypto::{KeyFileError, KeyFormError, LinkRefusal};
 use peers_node::{Closed, DatabaseError, LinkError, LinkFailure, OpenError, PublishError};
 use rusqlite::ErrorCode;
 
@@ -26,8 +26,14 @@ impl From<OpenError> for Failure {
 impl From<KeyFileError> for Failure {
     fn from(error: KeyFileError) -> Self {
         match error {
-            KeyFileError::WrongPassphrase => Self::new(Code::Refused, "the key file does not open with this passphrase; it is intact")
-                .hint("try again: at the prompt, or with --passphrase-fd"),
+            KeyFileError::Form { path, source: KeyFormError::WrongPassphrase } => {
+                Self::new(Code::Refused, format!("{} does not open with this passphrase; it is intact", path.display()))
+                    .hint("try again: at the prompt, with --passphrase-fd or with --passphrase-command")
+            }
+            KeyFileError::Form { path, source: KeyFormError::NoPassphrase } => {
+                Self::new(Code::Refused, format!("{} has no passphrase, but one was given", path.display()))
+                    .hint("leave the passphrase out, or set one with `peers key change-passphrase`")
+            }
             KeyFileError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Self::failed(error.to_string()).hint("free space on the disk, then try again")
             }
