@@ -19,6 +19,7 @@ use crate::{
     receiver_index, respond,
 };
 
+pub use crate::fuzzing_link::crypto_link;
 pub use crate::fuzzing_statement::crypto_statement;
 
 /// Bytes of the code that answers a cookie.
@@ -455,6 +456,11 @@ pub(crate) mod tests {
     #[test]
     fn corpus_of_crypto_handshake() {
         replay("crypto_handshake", crypto_handshake);
+    }
+
+    #[test]
+    fn corpus_of_crypto_link() {
+        replay("crypto_link", crypto_link);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::cpace::{self, Said};
 use crate::keys::DeviceKey;
 use crate::link::{ACCEPTOR_PATIENCE, CONFIRMATION_LIFETIME, HEARSAY_PATIENCE, LinkRefusal, LinkStep, MAX_REPEATS, MAX_TRIED_INVITERS};
-use crate::link_message::{CHANNEL, CONSENT, Keys, LinkSession, Message, NAME, OFFER, PROOF, Partner, Reason, WELCOME};
+use crate::link_message::{CHANNEL, CONSENT, Keys, LinkSession, Message, NAME, OFFER, PROOF, Partner, Reason, WELCOME, commitment};
 use crate::sodium;
 use crate::statement::is_name;
 use crate::ticket::Ticket;
@@ -95,7 +95,7 @@ impl Acceptor {
             }
         };
         let (name, expected, expires) = (name.to_owned(), ticket.inviter(), wall.plus(ACCEPTOR_PATIENCE));
-        let hello = Message::Hello { session, share }.encode();
+        let hello = Message::Hello { session, commitment: commitment(&session, &share) }.encode();
         let phase = Phase::Seeking { tried: Vec::new(), hearsay: None };
         Ok((Self { me: me.id(), name, expected, expires, session, scalar, share, phase }, hello))
     }
@@ -132,7 +132,7 @@ impl Acceptor {
         let Some(key) = cpace::shared_key(&self.scalar, &theirs, &session, initiator, responder) else { return LinkStep::Ignore };
         let keys = Keys::new(&key);
         let sealed = keys.seal(NAME, self.name.as_bytes());
-        let proof = Message::Proof { session, inviter: from, tag: keys.tag(PROOF), sealed: &sealed }.encode();
+        let proof = Message::Proof { session, share: self.share, inviter: from, tag: keys.tag(PROOF), sealed: &sealed }.encode();
         let partner = Partner { peer: from, session, keys };
         tried.push(Tried { partner, share: theirs, proof: proof.clone(), repeats: 0, refused: None });
         self.expires = self.expires.max(wall.plus(ACCEPTOR_PATIENCE));

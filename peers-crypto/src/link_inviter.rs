@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::cpace::{self, Said};
 use crate::keys::{DeviceKey, derive};
 use crate::link::{CONFIRMATION_LIFETIME, INVITATION_LIFETIME, LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_REPEATS};
-use crate::link_message::{CHANNEL, CONSENT, Keys, LinkSession, Message, NAME, OFFER, PROOF, Partner, Reason, WELCOME};
+use crate::link_message::{CHANNEL, CONSENT, Keys, LinkSession, Message, NAME, OFFER, PROOF, Partner, Reason, WELCOME, commitment};
 use crate::sodium;
 use crate::statement::is_name;
 use crate::ticket::Ticket;
@@ -29,7 +29,7 @@ pub struct Inviter {
 
 /// A hello: all that is kept of it, as our scalar is derived again for the proof.
 struct Heard {
-    share: [u8; 32],
+    commitment: [u8; 32],
     repeats: u8,
 }
 
@@ -81,7 +81,7 @@ impl Inviter {
         Self { password, me: me.id(), expires, seed, heard: BTreeMap::new(), phase: Phase::Open }
     }
 
-    /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 200 us for a hello or proof.
+    /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 100 us for a hello, 200 us for a proof.
     ///
     /// `Refused` with [`LinkRefusal::WrongCode`] means that someone tried: show it.
     pub fn handle(&mut self, wall: Timestamp, from: PeerId, message: &[u8]) -> LinkStep<InviterEvent> {
@@ -92,35 +92,47 @@ impl Inviter {
             return self.expire();
         }
         match Message::decode(message) {
-            Ok(Message::Hello { session, share }) => self.on_hello(from, session, share),
-            Ok(Message::Proof { session, inviter, tag, sealed }) if inviter == self.me => self.on_proof(wall, from, session, &tag, sealed),
+            Ok(Message::Hello { session, commitment }) => self.on_hello(from, session, commitment),
+            Ok(Message::Proof { session, share, inviter, tag, sealed }) if inviter == self.me => {
+                self.on_proof(wall, from, session, &share, &tag, sealed)
+            }
             Ok(Message::Consent { session, sealed }) => self.on_consent(wall, from, &session, sealed),
             Ok(Message::Refusal { session, reason }) => self.on_refusal(from, &session, reason),
             _ => LinkStep::Ignore,
         }
     }
 
-    fn on_hello(&mut self, from: PeerId, session: LinkSession, share: [u8; 32]) -> LinkStep<InviterEvent> {
+    fn on_hello(&mut self, from: PeerId, session: LinkSession, commitment: [u8; 32]) -> LinkStep<InviterEvent> {
         let (open, full) = (matches!(self.phase, Phase::Open), self.heard.len() == MAX_ANSWERED_HELLOS);
         match self.heard.get(&(from, session)) {
-            Some(heard) if heard.share != share => return LinkStep::Ignore,
+            Some(heard) if heard.commitment != commitment => return LinkStep::Ignore,
             Some(_) => {}
             None if full && open => {
                 self.phase = Phase::Over { reason: Reason::Spent, whom: None };
                 return LinkStep::Refused { reason: LinkRefusal::Flooded, reply: None };
             }
             None if full => return LinkStep::Ignore,
-            None => drop(self.heard.insert((from, session), Heard { share, repeats: 0 })),
+            None => drop(self.heard.insert((from, session), Heard { commitment, repeats: 0 })),
         }
         if !open {
             return self.refuse(from, session);
         }
-        let Some((mine, _)) = self.exchange(from, &session, &share) else { return LinkStep::Ignore };
-        self.reply(from, session, Message::Answer { session, share: mine }.encode())
+        let Some((_, share)) = self.own_share(from, &session, &commitment) else { return LinkStep::Ignore };
+        self.reply(from, session, Message::Answer { session, share }.encode())
     }
 
-    fn on_proof(&mut self, wall: Timestamp, from: PeerId, session: LinkSession, tag: &[u8; 32], sealed: &[u8]) -> LinkStep<InviterEvent> {
-        let Some(share) = self.heard.get(&(from, session)).map(|heard| heard.share) else { return LinkStep::Ignore };
+    fn on_proof(
+        &mut self,
+        wall: Timestamp,
+        from: PeerId,
+        session: LinkSession,
+        share: &[u8; 32],
+        tag: &[u8; 32],
+        sealed: &[u8],
+    ) -> LinkStep<InviterEvent> {
+        if self.heard.get(&(from, session)).is_none_or(|heard| heard.commitment != commitment(&session, share)) {
+            return LinkStep::Ignore;
+        }
         match &self.phase {
             Phase::Open => {}
             Phase::Proven { partner, stage: Stage::Consent { offer } } if partner.is(from, &session) => {
@@ -129,7 +141,7 @@ impl Inviter {
             }
             _ => return self.refuse(from, session),
         }
-        let Some((_, keys)) = self.exchange(from, &session, &share) else { return LinkStep::Ignore };
+        let Some(keys) = self.keys(from, &session, share) else { return LinkStep::Ignore };
         let name = sodium::equal(tag, &keys.tag(PROOF)).then(|| keys.open(NAME, sealed)).flatten();
         let name = name.and_then(|name| String::from_utf8(name.to_vec()).ok()).filter(|name| is_name(name));
         let Some(name) = name else {
@@ -252,17 +264,23 @@ impl Inviter {
         }
     }
 
-    /// Our share for this hello and the keys that follow; `None` if theirs is none. Our scalar is derived anew each time.
-    fn exchange(&self, from: PeerId, session: &LinkSession, theirs: &[u8; 32]) -> Option<([u8; 32], Keys)> {
+    /// Our scalar and share for an attempt, derived anew each time.
+    fn own_share(&self, from: PeerId, session: &LinkSession, commitment: &[u8; 32]) -> Option<(Zeroizing<[u8; 32]>, [u8; 32])> {
         let mut uniform = Zeroizing::new([0; 64]);
         for (half, label) in uniform.chunks_mut(32).zip(["peers link scalar 1", "peers link scalar 2"]) {
-            half.copy_from_slice(&derive(&self.seed, label, &[session, theirs, &from.0]));
+            half.copy_from_slice(&derive(&self.seed, label, &[session, commitment, &from.0]));
         }
         let scalar = cpace::scalar_of(&uniform);
-        let mine = cpace::share(&scalar, &self.password, CHANNEL, session)?;
+        let share = cpace::share(&scalar, &self.password, CHANNEL, session)?;
+        Some((scalar, share))
+    }
+
+    /// The keys of an attempt; `None` if `theirs` is no share.
+    fn keys(&self, from: PeerId, session: &LinkSession, theirs: &[u8; 32]) -> Option<Keys> {
+        let (scalar, mine) = self.own_share(from, session, &commitment(session, theirs))?;
         let initiator = Said { share: theirs, data: &from.0 };
         let key = cpace::shared_key(&scalar, theirs, session, initiator, Said { share: &mine, data: &self.me.0 })?;
-        Some((mine, Keys::new(&key)))
+        Some(Keys::new(&key))
     }
 }
 

@@ -21,6 +21,11 @@ pub(crate) const OFFER: &str = "offer";
 pub(crate) const CONSENT: &str = "consent";
 pub(crate) const WELCOME: &str = "welcome";
 
+/// What a hello says of the acceptor's share. The inviter says its own before it sees that one: so neither can choose its share for the words that come of it.
+pub(crate) fn commitment(session: &LinkSession, share: &[u8; 32]) -> [u8; 32] {
+    hash(&[b"peers link commitment", session, share])
+}
+
 /// What is derived from the key that CPace gave: each use has its own.
 pub(crate) struct Keys(Zeroizing<[u8; 32]>);
 
@@ -85,9 +90,9 @@ pub(crate) enum Reason {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    Hello { session: LinkSession, share: [u8; 32] },
+    Hello { session: LinkSession, commitment: [u8; 32] },
     Answer { session: LinkSession, share: [u8; 32] },
-    Proof { session: LinkSession, inviter: PeerId, tag: [u8; 32], sealed: &'a [u8] },
+    Proof { session: LinkSession, share: [u8; 32], inviter: PeerId, tag: [u8; 32], sealed: &'a [u8] },
     Offer { session: LinkSession, tag: [u8; 32], sealed: &'a [u8] },
     Consent { session: LinkSession, sealed: &'a [u8] },
     Welcome { session: LinkSession, sealed: &'a [u8] },
@@ -99,14 +104,14 @@ impl<'a> Message<'a> {
         let mut reader = Reader::new(bytes);
         let (kind, session) = (reader.u8()?, reader.array()?);
         let message = match kind {
-            1 => Self::Hello { session, share: reader.array()? },
+            1 => Self::Hello { session, commitment: reader.array()? },
             2 => Self::Answer { session, share: reader.array()? },
             3 => {
-                let (inviter, tag, sealed) = (PeerId(reader.array()?), reader.array()?, reader.rest());
+                let (share, inviter, tag, sealed) = (reader.array()?, PeerId(reader.array()?), reader.array()?, reader.rest());
                 if sealed.len() > MAX_NAME + POLY_TAG {
                     return Err(DecodeError::Range("name"));
                 }
-                Self::Proof { session, inviter, tag, sealed }
+                Self::Proof { session, share, inviter, tag, sealed }
             }
             4 => Self::Offer { session, tag: reader.array()?, sealed: reader.rest() },
             5 => Self::Consent { session, sealed: reader.rest() },
@@ -125,9 +130,9 @@ impl<'a> Message<'a> {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Hello { session, share } => [&[1][..], session, share].concat(),
+            Self::Hello { session, commitment } => [&[1][..], session, commitment].concat(),
             Self::Answer { session, share } => [&[2][..], session, share].concat(),
-            Self::Proof { session, inviter, tag, sealed } => [&[3][..], session, &inviter.0, tag, sealed].concat(),
+            Self::Proof { session, share, inviter, tag, sealed } => [&[3][..], session, share, &inviter.0, tag, sealed].concat(),
             Self::Offer { session, tag, sealed } => [&[4][..], session, tag, sealed].concat(),
             Self::Consent { session, sealed } => [&[5][..], session, sealed].concat(),
             Self::Welcome { session, sealed } => [&[6][..], session, sealed].concat(),

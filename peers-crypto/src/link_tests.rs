@@ -354,7 +354,8 @@ fn a_flood_of_hellos_is_answered_up_to_a_bound_and_then_said_to_be_one() {
 #[test]
 fn an_acceptor_tries_its_code_on_few_inviters() {
     let mut pair = linked();
-    let share: [u8; 32] = pair.hello[17..].try_into().unwrap();
+    let answer = reply(pair.inviter.handle(WALL, pair.phone.id(), &pair.hello));
+    let share: [u8; 32] = answer[17..].try_into().unwrap();
     let answer = Message::Answer { session: pair.hello[1..17].try_into().unwrap(), share }.encode();
     let tried = (10..30).filter(|seed| !ignored(&pair.acceptor.handle(WALL, PeerId([*seed; 32]), &answer))).count();
     assert_eq!(tried, MAX_TRIED_INVITERS);
@@ -369,9 +370,9 @@ fn who_passes_every_message_on_under_its_own_name_learns_nothing_and_is_noticed(
     let middle = DeviceKey::from_seed(&[9; 32]);
     let answer = reply(pair.inviter.handle(WALL, middle.id(), &pair.hello));
     let mut proof = reply(pair.acceptor.handle(WALL, middle.id(), &answer));
-    assert_eq!(&proof[17..49], &middle.id().0);
+    assert_eq!(&proof[49..81], &middle.id().0);
     assert!(ignored(&pair.inviter.handle(WALL, middle.id(), &proof)), "addressed to the middle");
-    proof[17..49].copy_from_slice(&pair.laptop.id().0);
+    proof[49..81].copy_from_slice(&pair.laptop.id().0);
     assert_eq!(refused(pair.inviter.handle(WALL, middle.id(), &proof)).0, LinkRefusal::WrongCode);
     // From the offer on it passes on what it cannot open, and stands where nobody looks.
     let mut pair = linked();
@@ -464,12 +465,28 @@ fn a_sealed_message_altered_or_cut_is_ignored_and_the_true_one_still_counts() {
 #[test]
 fn an_altered_proof_is_a_wrong_guess() {
     let length = linked().proof().len();
-    for at in 49..length {
+    for at in 81..length {
         let mut pair = linked();
         let mut proof = pair.proof();
         proof[at] ^= 1;
         assert_eq!(refused(pair.at_inviter(&proof)).0, LinkRefusal::WrongCode, "byte {at}");
     }
+}
+
+#[test]
+fn a_share_that_the_hello_did_not_commit_to_is_no_guess_so_that_nobody_chooses_the_words() {
+    let mut pair = linked();
+    let proof = pair.proof();
+    // Any other share, and a true one of another attempt.
+    let (mut other, hello) = Acceptor::new(&CODE.parse().unwrap(), &pair.phone, "phone", WALL, &mut pair.rng).unwrap();
+    let answer = reply(pair.at_inviter(&hello));
+    let other = reply(other.handle(WALL, pair.laptop.id(), &answer));
+    for share in [[9; 32], other[17..49].try_into().unwrap()] {
+        let mut chosen = proof.clone();
+        chosen[17..49].copy_from_slice(&share);
+        assert!(ignored(&pair.at_inviter(&chosen)));
+    }
+    event(pair.at_inviter(&proof));
 }
 
 #[test]
