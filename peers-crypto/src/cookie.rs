@@ -44,6 +44,8 @@ pub enum Admission {
 /// Decides which first handshake datagrams are worth a key agreement; constant size.
 pub struct Gate {
     id: PeerId,
+    /// For IK, whose initiator knows whom it addresses, and for XX.
+    keys: [CodeKeys; 2],
     secrets: [Zeroizing<[u8; 32]>; 2],
     secret_since: Option<Instant>,
     second: Option<Instant>,
@@ -59,15 +61,23 @@ impl core::fmt::Debug for Gate {
 impl Gate {
     /// A gate before the handshakes of `key`.
     pub fn new(key: &DeviceKey) -> Self {
-        Self { id: key.id(), secrets: Default::default(), secret_since: None, second: None, admitted: 0 }
+        Self {
+            id: key.id(),
+            keys: [key.id(), ANYONE].map(|responder| CodeKeys::of(&responder)),
+            secrets: Default::default(),
+            secret_since: None,
+            second: None,
+            admitted: 0,
+        }
     }
 
-    /// Judges a first handshake datagram (IK initiation or XX first) from `source`; a microsecond.
+    /// Judges a first handshake datagram (IK initiation or XX first) from `source`; 0.6 us, 1.5 us if it answers with a cookie.
     ///
     /// Under load (more than [`MAX_FREE_HANDSHAKES`] admitted within a second) only a datagram with a valid `mac2` is admitted.
     pub fn admit(&mut self, now: Instant, source: SocketAddr, datagram: &[u8], rng: &mut impl CryptoRng) -> Admission {
         let Some(Coded { body, mac1, mac2, responder }) = Coded::of(&self.id, datagram) else { return Admission::Refuse };
-        if !sodium::equal(&mac1, &mac(&mac1_key(&responder), &[body])) {
+        let keys = &self.keys[usize::from(responder == ANYONE)];
+        if !sodium::equal(&mac1, &mac(&keys.mac1, &[body])) {
             return Admission::Refuse;
         }
         if self.second.is_none_or(|start| now.saturating_duration_since(start) >= Duration::from_secs(1)) {
@@ -76,7 +86,9 @@ impl Gate {
         }
         if self.admitted >= MAX_FREE_HANDSHAKES {
             self.rotate(now, rng);
-            let proven = self.secrets.iter().any(|secret| sodium::equal(&mac2, &mac(&cookie(secret, source), &[body, &mac1])));
+            // Zeros say that there is no cookie yet.
+            let proven =
+                mac2 != [0; 16] && self.secrets.iter().any(|secret| sodium::equal(&mac2, &mac(&cookie(secret, source), &[body, &mac1])));
             if !proven {
                 return self.challenge(source, body, &mac1, &responder, rng);
             }
@@ -106,8 +118,21 @@ impl Gate {
         reply.push(DatagramKind::CookieReply as u8);
         reply.extend_from_slice(&body[1..5]);
         reply.extend_from_slice(&nonce);
-        XCHACHA.seal(&cookie_key(responder), &nonce, mac1, &cookie(&self.secrets[0], source), &mut reply);
+        let key = &self.keys[usize::from(*responder == ANYONE)].cookie;
+        XCHACHA.seal(key, &nonce, mac1, &cookie(&self.secrets[0], source), &mut reply);
         Admission::Challenge(reply)
+    }
+}
+
+/// The keys that depend on whom a first datagram addresses; public.
+struct CodeKeys {
+    mac1: [u8; 32],
+    cookie: [u8; 32],
+}
+
+impl CodeKeys {
+    fn of(responder: &PeerId) -> Self {
+        Self { mac1: mac1_key(responder), cookie: cookie_key(responder) }
     }
 }
 

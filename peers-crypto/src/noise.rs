@@ -198,7 +198,7 @@ mod tests {
     fn the_published_vectors_of_ik_and_xx_hold() {
         let file: Value = serde_json::from_str(include_str!("../vectors/noise.json")).unwrap();
         let vectors = file["vectors"].as_array().unwrap();
-        assert_eq!(vectors.len(), 2);
+        assert_eq!(vectors.len(), 4);
         for vector in vectors {
             let protocol = vector["protocol_name"].as_str().unwrap();
             let ik = protocol.contains("_IK_");
@@ -237,9 +237,12 @@ mod tests {
                 assert_eq!(sides[i % 2].write(tokens, &payload), expected, "{protocol} message {i}");
                 assert_eq!(sides[1 - i % 2].read(tokens, &expected), payload);
             }
-            assert_eq!(messages.len(), 6);
+            assert!(messages.len() > patterns.len() + 1);
             assert_eq!(sides[0].state.transcript, sides[1].state.transcript);
-            assert_eq!(sides[0].state.transcript[..], hex(&vector["handshake_hash"])[..]);
+            // Those of snow do not say.
+            if !vector["handshake_hash"].is_null() {
+                assert_eq!(sides[0].state.transcript[..], hex(&vector["handshake_hash"])[..]);
+            }
         }
     }
 }

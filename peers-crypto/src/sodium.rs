@@ -379,6 +379,13 @@ pub mod bare {
     /// Room for the plaintext and the longest tag.
     pub type Buffer = [u8; LENGTH + AEGIS_TAG];
 
+    /// What the cheapest forger of a first datagram computes: the code of any body, under a key that it has at hand.
+    pub fn coded(responder: &peers_wire::PeerId, datagram: &[u8]) -> [u8; 16] {
+        let mut hash = super::Blake2b::new(&responder.0);
+        hash.update(&datagram[..datagram.len() - 32]);
+        hash.finish()
+    }
+
     /// Seals `plaintext` into `buffer` and opens it there, with two calls of libsodium and nothing else.
     pub fn seal_and_open(cipher: Cipher, plaintext: &[u8; LENGTH], buffer: &mut Buffer) -> bool {
         match cipher {

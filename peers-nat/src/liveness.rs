@@ -133,7 +133,12 @@ impl Agent {
                 peer.paths.adopt(now, link, false);
                 self.on_established(now, id);
             }
-            Heard::Unknown => return false,
+            Heard::Unknown => {
+                if peer.sessions.should_ask(now, index) {
+                    self.ping_with(now, id, Some(index), link, None);
+                }
+                return false;
+            }
             Heard::Replaced(gone) => {
                 for gone in gone {
                     self.indices.remove(&gone);

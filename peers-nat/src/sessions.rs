@@ -15,6 +15,8 @@ const GLARE: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(60);
 /// One that was never heard is forgotten sooner: its initiation may have been a replay.
 const HALF_OPEN: Duration = Duration::from_secs(10);
+/// Between two questions which connection a session belongs to.
+const ASK_PAUSE: Duration = Duration::from_millis(300);
 /// Most sessions beside the one in use.
 const MAX_OTHERS: usize = 4;
 
@@ -31,11 +33,13 @@ pub(crate) struct Keyed {
     pub(crate) association: Option<Association>,
     /// Whether it was in use and is being left.
     left: bool,
+    /// When the other end was last asked which connection it belongs to.
+    asked: Option<Instant>,
 }
 
 impl Keyed {
     pub(crate) const fn new(now: Instant, session: Session, initiated: bool, association: Option<Association>) -> Self {
-        Self { session, initiated, since: now, heard: None, association, left: false }
+        Self { session, initiated, since: now, heard: None, association, left: false, asked: None }
     }
 
     fn expires(&self) -> Instant {
@@ -133,6 +137,14 @@ impl Sessions {
             self.others.push(old);
         }
         Heard::Switched
+    }
+
+    /// Whether to ask, by a ping, which connection the session `index` belongs to: the other end uses it, and what told us was lost. Once per [`ASK_PAUSE`].
+    pub(crate) fn should_ask(&mut self, now: Instant, index: u32) -> bool {
+        let unknown = self.get(index).filter(|keyed| keyed.association.is_none());
+        let Some(keyed) = unknown.filter(|keyed| keyed.asked.is_none_or(|at| now.duration_since(at) >= ASK_PAUSE)) else { return false };
+        keyed.asked = Some(now);
+        true
     }
 
     /// Forgets sessions beside the one in use that are silent; returns their indices.

@@ -1,12 +1,15 @@
 //! Figures of keys and sessions: what a datagram costs beside the cipher alone, what a handshake costs, and how often the rest can be done in a second.
 
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use peers_crypto::{
-    DeviceKey, Domain, Draft, Initiator, Response, Session, TopicKey, bare, check_publisher, open_from, respond, seal_to, verify,
+    Admission, DeviceKey, Domain, Draft, Gate, Initiator, Response, Session, TopicKey, bare, check_publisher, open_from, respond, seal_to,
+    verify,
 };
 use peers_wire::{DEFAULT_LIFETIME, Link, MAX_POSTAGE, Timestamp};
 use rand::SeedableRng;
@@ -70,12 +73,14 @@ fn rates(alice: &DeviceKey, bob: &DeviceKey, rng: &mut ChaCha20Rng, figures: &mu
     };
     let content = [7; 1024];
     rate("handshake_ik", &mut || drop(black_box(handshake(alice, bob, rng))));
+    rate("initiation", &mut || drop(black_box(Initiator::ik(alice, bob.id(), 1, Timestamp(1), &[], rng).expect("a valid key"))));
     rate("handshake_xx", &mut || {
         let (mut waiting, first) = Initiator::xx(1, Timestamp(1), rng);
         let Ok(Response::Xx { mut pending, reply }) = respond(bob, &first, 2, &[], rng) else { panic!("a valid first datagram") };
         let third = waiting.finish(alice, &reply).expect("a valid answer").third.expect("XX has three");
         pending.finish(&third).expect("valid");
     });
+    gate(alice, bob, rng, &mut rate);
     let signature = alice.sign(Domain::AUTHOR, &[&content]);
     rate("sign", &mut || {
         black_box(alice.sign(Domain::AUTHOR, &[black_box(&content)]));
@@ -91,6 +96,32 @@ fn rates(alice: &DeviceKey, bob: &DeviceKey, rng: &mut ChaCha20Rng, figures: &mu
     let sealed = seal_to(alice, bob.id(), &content, rng).expect("a valid key");
     rate("seal_to", &mut || drop(black_box(seal_to(alice, bob.id(), black_box(&content), rng).expect("a valid key"))));
     rate("open_from", &mut || drop(black_box(open_from(bob, black_box(&sealed)).expect("genuine"))));
+}
+
+/// What a flood of made-up first datagrams costs: to make one that addresses `bob`, to be told to come back with a cookie, to be let in with one, to be refused.
+fn gate(alice: &DeviceKey, bob: &DeviceKey, rng: &mut ChaCha20Rng, rate: &mut impl FnMut(&str, &mut dyn FnMut())) {
+    let (source, now) = (SocketAddr::from(([127, 0, 0, 1], 1)), start());
+    let (mut waiting, first) = Initiator::ik(alice, bob.id(), 1, Timestamp(1), &[], rng).expect("a valid key");
+    let mut gate = Gate::new(bob);
+    while gate.admit(now, source, &first, rng) == Admission::Admit {}
+    rate("initiation_forged", &mut || {
+        black_box(bare::coded(&bob.id(), black_box(&first)));
+    });
+    let mut reply = Vec::new();
+    rate("initiation_challenged", &mut || {
+        let Admission::Challenge(cookie) = gate.admit(now, source, black_box(&first), rng) else { panic!("under load") };
+        reply = cookie;
+    });
+    waiting.cookie(&reply).expect("genuine");
+    rate("initiation_admitted", &mut || assert_eq!(gate.admit(now, source, black_box(waiting.datagram()), rng), Admission::Admit));
+    let mut refused = first;
+    refused[0x20] ^= 1;
+    rate("initiation_refused", &mut || assert_eq!(gate.admit(now, source, black_box(&refused), rng), Admission::Refuse));
+}
+
+#[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor; the gate only counts from it")]
+fn start() -> Instant {
+    Instant::now()
 }
 
 /// The same beside `snow`, both built and measured in the workspace `tests/versus`.
