@@ -549,7 +549,7 @@ impl Database {
             if self.sealed {
                 let hex: Zeroizing<String> =
                     self.node.shared.keys.storage_key().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
-                connection.execute_batch(&format!("PRAGMA key = \"x'{}'\"", *hex))?;
+                connection.execute_batch(&Zeroizing::new(format!("PRAGMA key = \"x'{}'\"", *hex)))?;
             }
             connection.busy_timeout(std::time::Duration::from_secs(5))?;
             connection.execute_batch("PRAGMA foreign_keys = ON")?;

@@ -86,7 +86,7 @@ fn an_invitation_that_is_interrupted_makes_room_for_another() {
 }
 
 /// The code that `peers invite` prints: the one line of four words.
-fn code(invite: &mut crate::harness::Running) -> String {
+pub(crate) fn code(invite: &mut crate::harness::Running) -> String {
     invite.line_with("peers accept");
     loop {
         let line = invite.line_with(" ");

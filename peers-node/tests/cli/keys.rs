@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
 
-use crate::harness::{Disk, Home, Ran};
+use crate::devices::code;
+use crate::harness::{Disk, Home, Ran, database, until};
 
 const FIRST: &[u8] = b"correct horse\n";
 const UP: [&str; 4] = ["up", "--no-lan", "--listen", "127.0.0.1:0"];
@@ -431,4 +432,49 @@ fn a_database_sealed_before_an_export_opens_after_its_import_in_the_same_place()
     assert_eq!(home.ok(&["db", "sql", "notes", "SELECT text FROM note"])["rows"].to_string(), r#"[["one"]]"#);
     assert!(!fs::read(&file).unwrap().starts_with(b"SQLite format 3"), "the database is sealed");
     node.stop();
+}
+
+#[test]
+fn a_device_that_runs_here_and_there_in_turn_is_one_device_and_loses_no_row() {
+    let (laptop, phone) = (Home::new(), Home::new());
+    let (first, second) = (laptop.up_alone("laptop"), phone.up_beside("phone", &laptop));
+    let mut invite = laptop.spawn(&["invite"], b"");
+    let code = code(&mut invite);
+    assert_eq!(phone.run_with(&["accept"], format!("{code}\n").as_bytes()).code, 0);
+    assert_eq!(invite.end().0, 0);
+    let rows = |home: &Home| home.run(&["db", "sql", "notes", "SELECT text FROM note ORDER BY id"]).json["rows"].to_string();
+    let write = |home: &Home, id: u8, text: &str| {
+        home.ok(&["db", "sql", "notes", &format!("INSERT INTO note VALUES ({id}, '{text}')")]);
+    };
+    let track = |home: &Home| home.ok(&["db", "track", home.file("notes.sqlite").to_str().unwrap()]);
+    database(&laptop.file("notes.sqlite"), "CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT)");
+    track(&laptop);
+    write(&laptop, 1, "here");
+    until("the phone hears of the database", || phone.ok(&["db", "status"])["databases"][0]["name"] == "notes");
+    track(&phone);
+    until("the phone has the row", || rows(&phone) == r#"[["here"]]"#);
+    assert_eq!(laptop.run(&["key", "export", "--out", "x.key", "--no-passphrase"]).code, 0);
+    let (id, user) = (laptop.ok(&["id"])["id"].clone(), laptop.ok(&["status"])["user"]["id"].clone());
+    first.stop();
+
+    // There, from the export alone: everything else comes from the phone.
+    let there = Home::new();
+    assert_eq!(there.run(&["key", "import", laptop.file("x.key").to_str().unwrap()]).code, 0);
+    let third = there.up_beside("laptop", &phone);
+    let status = there.ok(&["status"]);
+    assert_eq!((&status["id"], &status["user"]["id"], status["user"]["devices"].as_array().unwrap().len()), (&id, &user, 2));
+    track(&there);
+    until("the rows are there", || rows(&there) == r#"[["here"]]"#);
+    write(&there, 2, "there");
+    until("the phone has both rows", || rows(&phone) == r#"[["here"],["there"]]"#);
+    third.stop();
+
+    // And here again, where nothing is known of what was written there.
+    let first = laptop.up_beside("laptop", &phone);
+    write(&laptop, 3, "here again");
+    let all = r#"[["here"],["there"],["here again"]]"#;
+    until("both have all rows", || rows(&laptop) == all && rows(&phone) == all);
+    assert_eq!(phone.ok(&["status"])["user"]["devices"].as_array().unwrap().len(), 2);
+    first.stop();
+    second.stop();
 }
