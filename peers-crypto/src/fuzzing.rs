@@ -19,6 +19,7 @@ use crate::{
     receiver_index, respond,
 };
 
+pub use crate::fuzzing_keyfile::crypto_keyfile;
 pub use crate::fuzzing_link::crypto_link;
 pub use crate::fuzzing_statement::crypto_statement;
 
@@ -443,7 +444,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// Runs a target on every input of its corpus.
-    fn replay(target: &str, body: fn(&[u8])) {
+    pub(crate) fn replay(target: &str, body: fn(&[u8])) {
         let corpus = format!("{}/../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
         let inputs: Vec<_> = std::fs::read_dir(&corpus).expect(&corpus).map(|entry| entry.expect("an entry").path()).collect();
         assert!(!inputs.is_empty(), "{corpus} is empty");

@@ -8,6 +8,8 @@ mod datagram;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing_keyfile;
+#[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing_link;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing_statement;
