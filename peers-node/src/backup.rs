@@ -89,15 +89,21 @@ pub fn import(
         account.has_device(id).then_some(()).ok_or(ImportError::Account)?;
     }
     let key = !is_there(&path, &secrets, &[opened_with, passphrase])?;
+    let state = home.state_file();
+    let saved = || {
+        saved_account(&state, secrets.storage_key()).map_err(|error| match error {
+            StoreError::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+                ImportError::OtherState { path: state.clone() }
+            }
+            other => other.into(),
+        })
+    };
+    if !key && (account.is_none() || saved()?.is_some()) {
+        return Ok(Imported { id, key, account: false });
+    }
     home.create().map_err(|source| OpenError::Home { path: path.display().to_string(), source })?;
     let _lock = lock(home)?;
-    let state = home.state_file();
-    let present = saved_account(&state, secrets.storage_key()).map_err(|error| match error {
-        StoreError::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
-            ImportError::OtherState { path: state.clone() }
-        }
-        other => other.into(),
-    })?;
+    let present = saved()?;
     // The account first: with a key alone the next start would make a new user of the device.
     let account = account.filter(|_| present.is_none());
     if let Some(account) = &account {
@@ -261,6 +267,8 @@ mod tests {
         assert!(matches!(take(&new, &file, ""), Err(ImportError::Home(OpenError::AlreadyRunning { .. }))));
         drop(held);
         take(&new, &file, "").unwrap();
+        let _held = lock(&new).unwrap();
+        assert!(!take(&new, &file, "").unwrap().key, "what is there needs no waiting for the node");
     }
 
     #[test]

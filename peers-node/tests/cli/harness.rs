@@ -122,6 +122,21 @@ impl Home {
         running
     }
 
+    /// As [`Home::up_alone`], as another user of the system; `None` where that cannot be, or that user may not run the command.
+    pub(crate) fn up_alone_as(&self, user: u32) -> Option<Running> {
+        std::os::unix::fs::chown(self.temp.path(), Some(user), Some(user)).ok()?;
+        let mut command = self.command(&["up", "--listen", "127.0.0.1:0", "--no-lan", "--name", "other"]);
+        std::os::unix::process::CommandExt::uid(std::os::unix::process::CommandExt::gid(&mut command, user), user);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().ok()?;
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Running { child, lines };
+        until("the node takes commands", || {
+            assert!(running.child.try_wait().unwrap().is_none(), "it ended at once");
+            self.run(&["status"]).code == 0
+        });
+        Some(running)
+    }
+
     /// As [`Home::up`], alone: no discovery.
     pub(crate) fn up_alone(&self, name: &str) -> Running {
         self.up(name, &["--no-lan"])

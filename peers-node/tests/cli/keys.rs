@@ -11,6 +11,8 @@ use crate::devices::code;
 use crate::harness::{Disk, Home, Ran, database, until};
 
 const FIRST: &[u8] = b"correct horse\n";
+/// A user of the system that owns nothing.
+const NOBODY: u32 = 65_534;
 const UP: [&str; 4] = ["up", "--no-lan", "--listen", "127.0.0.1:0"];
 
 /// A home with a key under the passphrase of [`FIRST`], and its id.
@@ -285,6 +287,16 @@ fn of_changes_at_the_same_time_one_wins_and_the_others_say_so() {
 }
 
 #[test]
+fn of_several_first_commands_at_the_same_time_all_name_the_same_device() {
+    for _ in 0..5 {
+        let home = Home::new();
+        let commands: Vec<_> = (0..6).map(|_| home.start(&["id"])).collect();
+        let ids: Vec<_> = commands.into_iter().map(|child| child.wait_with_output().unwrap().stdout).collect();
+        assert!(!ids[0].is_empty() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    }
+}
+
+#[test]
 fn a_full_or_read_only_folder_is_named_and_the_key_file_stays() {
     let (home, _) = protected();
     let key = fs::read(home.path().join("key")).unwrap();
@@ -398,6 +410,15 @@ fn typed(home: &Home, command: &str, keys: &[(&str, &str)]) -> String {
 
 #[test]
 fn a_node_with_open_keys_is_closed_to_other_programs_and_writes_no_core() {
+    let home = Home::new();
+    if let Some(node) = home.up_alone_as(NOBODY) {
+        // The kernel gives what shows a process from within to root, and so to none of its user, where it may not be traced.
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{}/fd", node.id())).unwrap());
+        assert_eq!(owner, 0);
+        node.stop();
+    } else {
+        eprintln!("SKIPPED: no node can be run as another user here (needs root)");
+    }
     let allowed = getrlimit(Resource::Core).maximum;
     if allowed == Some(0) {
         eprintln!("SKIPPED: nothing writes a core file here");

@@ -11,7 +11,7 @@ use super::home;
 use super::secret::{Sources, shut};
 use crate::args::{Export, Import, Key, NewPassphrase, Passphrase};
 use crate::failure::{Code, Failure};
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::text::size;
 
 pub(crate) async fn key(command: Key, output: Output) -> Result<(), Failure> {
@@ -78,6 +78,7 @@ fn export(arguments: &Export, output: Output) -> Result<(), Failure> {
     let form = |source| KeyFileError::Form { path: path.clone(), source };
     let sealed = SealedKeys::seal(keys.secrets(), &account, passphrase.as_bytes(), cost, &mut rand::rng()).map_err(form)?;
     if to_output {
+        note(ONE_AT_A_TIME);
         let written = std::io::stdout().lock().write_all(sealed.as_bytes());
         return written.map_err(|error| Failure::failed(format!("the export could not be written to standard output: {error}")));
     }

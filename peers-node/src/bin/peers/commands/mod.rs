@@ -68,7 +68,7 @@ fn ask_line(prompt: &str, secret: bool) -> Result<String, Failure> {
     let what = prompt.trim_end_matches([':', ' ']);
     let failed = |error: std::io::Error| Failure::failed(format!("{what} could not be read: {error}"));
     if secret && has_keyboard() {
-        let typed = secret::line(prompt)?;
+        let typed = secret::line(prompt, &what.to_lowercase())?;
         let text = core::str::from_utf8(typed.as_bytes()).map_err(|_| failed(std::io::ErrorKind::InvalidData.into()))?;
         return Ok(text.to_owned());
     }

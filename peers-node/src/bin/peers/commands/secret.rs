@@ -25,7 +25,7 @@ impl Sources {
     pub(crate) fn given(&mut self, arguments: &args::Passphrase, needed: bool, what: &str) -> Result<Passphrase, Failure> {
         match self.named(arguments.passphrase_fd, arguments.passphrase_command.as_deref())? {
             Some(passphrase) => Ok(passphrase),
-            None if needed => line(&format!("Passphrase of {what}: ")),
+            None if needed => line(&format!("Passphrase of {what}: "), &format!("passphrase of {what}")),
             None => Ok(Passphrase::default()),
         }
     }
@@ -38,8 +38,8 @@ impl Sources {
         let chosen = match self.named(arguments.new_passphrase_fd, arguments.new_passphrase_command.as_deref())? {
             Some(passphrase) => passphrase,
             None => {
-                let first = line(&format!("New passphrase for {what}: "))?;
-                if has_keyboard() && !first.is_empty() && line("Once more: ")? != first {
+                let first = line(&format!("New passphrase for {what}: "), "new passphrase")?;
+                if has_keyboard() && !first.is_empty() && line("Once more: ", "new passphrase")? != first {
                     return Err(Failure::usage("the two passphrases differ; nothing was changed").hint("try again"));
                 }
                 first
@@ -111,10 +111,8 @@ fn printed_by(command: &str) -> Result<Passphrase, Failure> {
     }
 }
 
-/// A line that a person types at a prompt and that is not shown, or the next of standard input.
-pub(crate) fn line(prompt: &str) -> Result<Passphrase, Failure> {
-    let what = prompt.trim_end_matches([':', ' ']);
-    let what = what[..1].to_lowercase() + &what[1..];
+/// A line that a person types at a prompt and that is not shown, or the next of standard input: `what` says which, in a failure.
+pub(crate) fn line(prompt: &str, what: &str) -> Result<Passphrase, Failure> {
     let read = if has_keyboard() { typed(prompt) } else { Passphrase::read_line(Unbuffered(io::stdin())) };
     let read = read.map_err(|error| Failure::failed(format!("the {what} could not be read: {error}")))?;
     read.ok_or_else(|| {
