@@ -20,7 +20,7 @@ use crate::exchange::Book;
 use crate::limits::Ledger;
 use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, Transmit};
 use crate::paths::Link;
-use crate::peer::{MAX_TAG, Peer};
+use crate::peer::{MAX_TAG, Peer, Sent};
 use crate::reflexive::Reflexive;
 use crate::relay::{self, Table};
 use crate::timers::Timers;
@@ -196,6 +196,20 @@ impl Agent {
     /// # Errors
     /// [`SendError`]; nothing was sent then.
     pub fn send(&mut self, now: Instant, peer: PeerId, data: &[u8]) -> Result<(), SendError> {
+        self.send_data(now, peer, data, Sent::Data)
+    }
+
+    /// As [`Agent::send`], for data that the other end answers within a round trip and a few milliseconds, at least with an acknowledgement.
+    ///
+    /// If nothing is heard for three round trips, and at least 300 ms, the path is in doubt: other paths are tried, and what is sent meanwhile goes by two of them.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent then.
+    pub fn send_asking(&mut self, now: Instant, peer: PeerId, data: &[u8]) -> Result<(), SendError> {
+        self.send_data(now, peer, data, Sent::Asking)
+    }
+
+    fn send_data(&mut self, now: Instant, peer: PeerId, data: &[u8], what: Sent) -> Result<(), SendError> {
         if data.len() > MAX_DATA {
             return Err(SendError::TooLarge(data.len()));
         }
@@ -208,25 +222,33 @@ impl Agent {
         plaintext.clear();
         plaintext.push(control::DATA);
         plaintext.extend_from_slice(data);
-        let sent = match link {
+        // While the path in use is in doubt, another carries a copy: the one that comes second is dropped as a replay.
+        let spare = if known.in_doubt() { known.paths.spare(now) } else { None };
+        let sent = match (link, spare) {
+            (Link::Relayed { .. }, None) => {
+                let sent = self.seal_and_send(now, peer, None, link, &plaintext, false);
+                self.expect_answer(now, peer, what);
+                sent
+            }
             // The usual case, with a single look at the peer.
-            Link::Direct(address) => {
+            _ => {
                 let mut datagram = Vec::with_capacity(DATA_HEADER + plaintext.len() + MAX_TAG);
                 let sealed = known.seal(now, None, link, &plaintext, false, &mut datagram);
                 if sealed {
-                    if let Some(at) = known.expect(now, true) {
+                    if let Some(at) = known.expect(now, what) {
                         self.timers.set_earlier(Timer::Peer(peer), at);
                     }
-                    self.push(address, datagram);
+                    let datagram = Bytes::from(datagram);
+                    if let Some(spare) = spare {
+                        known.paths.touch(now, spare);
+                        self.stats.copies += 1;
+                        self.send_raw(spare, datagram.clone());
+                    }
+                    self.send_raw(link, datagram);
                 } else {
                     self.stats.unsent += 1;
                 }
                 sealed
-            }
-            Link::Relayed { .. } => {
-                let sent = self.seal_and_send(now, peer, None, link, &plaintext, false);
-                self.expect_answer(now, peer, true);
-                sent
             }
         };
         self.scratch = plaintext;

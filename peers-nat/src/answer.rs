@@ -56,7 +56,7 @@ impl Agent {
         let association = self.rng.random();
         let peer = self.peers.entry(remote).or_insert_with(|| Box::new(Peer::new(now, association)));
         let gone = peer.sessions.add(Keyed::new(now, session, false, Some(offer.association)));
-        let earlier = peer.answered.replace(Answered { digest, response: reply.clone(), token, to: Some(link) });
+        let earlier = peer.answered.replace(Answered { digest, response: reply.clone(), token, at: now, to: Some(link) });
         if let Link::Relayed { via, route } = link {
             self.learn_relay(now, remote, via, route);
         }

@@ -100,6 +100,8 @@ pub struct Stats {
     pub refused: u64,
     /// Probes sent to introduced addresses.
     pub probes: u64,
+    /// Copies of datagrams sent by a second path, while the first was in doubt.
+    pub copies: u64,
     /// Moves of a session to another path.
     pub moves: u64,
     /// Beacons sent, one for each group.

@@ -102,13 +102,13 @@ impl Agent {
         let peer = self.peers.entry(id).or_insert_with(|| Box::new(Peer::new(now, association)));
         peer.introducers.clear();
         if let Some(address) = remembered {
-            peer.paths.probe(now, address);
+            peer.paths.probe(now, address, false);
         }
         let relays = match purpose {
             // The known address is tried alone first.
             Purpose::Wanted if !addresses.is_empty() => 0,
             Purpose::Wanted => FAN_OUT,
-            Purpose::Exchange | Purpose::Repair | Purpose::Rekey => 1,
+            Purpose::Exchange | Purpose::Repair | Purpose::Punch | Purpose::Rekey => 1,
         };
         peer.dial = Some(Dial { initiator, purpose, addresses, open: Vec::new(), began: now, sends: 0, probed: false });
         self.indices.insert(index, Slot::Dial(id));
@@ -148,13 +148,13 @@ impl Agent {
         // Who is wanted gets more time than who is one of many, or most likely gone.
         let (time, relays) = match dial.purpose {
             Purpose::Wanted | Purpose::Rekey => (DIAL_TIME, FAN_OUT),
-            Purpose::Exchange | Purpose::Repair => (DIAL_TIME / 2, FAN_OUT - 1),
+            Purpose::Exchange | Purpose::Repair | Purpose::Punch => (DIAL_TIME / 2, FAN_OUT - 1),
         };
         if now.duration_since(dial.began) >= time {
             self.dial_failed(now, id);
             return;
         }
-        if dial.purpose != Purpose::Rekey {
+        if !matches!(dial.purpose, Purpose::Rekey | Purpose::Punch) {
             let relays = relays.min(dial.open.len() + 1);
             self.ask_relays(now, id, relays);
         }

@@ -10,7 +10,7 @@ use rand::RngExt;
 use crate::agent::{Agent, Timer};
 use crate::control::{Control, MAX_SAMPLE};
 use crate::paths::Link;
-use crate::peer::Purpose;
+use crate::peer::{Purpose, Sent};
 
 /// Most peers remembered beside the connected ones, and how many of them one peer may have named.
 const MAX_KNOWN: usize = 512;
@@ -187,7 +187,7 @@ impl Agent {
         if peer.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_PAUSE) {
             peer.asked = Some(now);
             self.send_control(now, id, None, link, &[Control::PeersRequest]);
-            self.expect_answer(now, id, false);
+            self.expect_answer(now, id, Sent::Ping);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::address;
 use crate::agent::{Agent, Slot, Timer};
 use crate::control::{Control, Route};
 use crate::paths::Link;
-use crate::peer::Purpose;
+use crate::peer::{Purpose, Sent};
 use crate::relay::ROUTE_IDLE;
 
 /// A peer that was silent for so long is pinged when someone is introduced to it.
@@ -40,8 +40,8 @@ impl Agent {
             !lost && *id != target && !peer.introducers.contains(id) && self.can_introduce(*id)
         };
         let mut relays: Vec<PeerId> = match (dial.purpose, in_use) {
-            (Purpose::Rekey, Some(Link::Relayed { via, .. })) => vec![via],
-            (Purpose::Rekey, _) => Vec::new(),
+            (Purpose::Rekey | Purpose::Punch, Some(Link::Relayed { via, .. })) => vec![via],
+            (Purpose::Rekey | Purpose::Punch, _) => Vec::new(),
             _ => self.book.tellers(target).filter(|id| may(id)).collect(),
         };
         relays.retain(|id| may(id));
@@ -68,7 +68,7 @@ impl Agent {
     pub(crate) fn ask_introduction(&mut self, now: Instant, relay: PeerId, target: PeerId, initiation: &[u8]) {
         if let Some(link) = self.peers.get(&relay).and_then(|peer| peer.paths.selected()) {
             self.send_control(now, relay, None, link, &[Control::Introduce { target, initiation }]);
-            self.expect_answer(now, relay, false);
+            self.expect_answer(now, relay, Sent::Ping);
         }
     }
 
@@ -106,10 +106,11 @@ impl Agent {
 
     /// As a relay: passes a datagram on if it comes from one end of its route.
     pub(crate) fn pass_on(&mut self, now: Instant, remote: SocketAddr, route: Route, ends: (PeerId, PeerId), datagram: Bytes) {
-        let is_at = |id: &PeerId| self.peers.get(id).is_some_and(|peer| peer.paths.is_at(remote));
+        // An end that has just moved need not wait for its new address to be proven.
+        let is_from = |id: &PeerId| self.peers.get(id).is_some_and(|peer| peer.paths.is_heard_from(remote));
         let far = match ends {
-            (a, b) if is_at(&a) => Some(b),
-            (a, b) if is_at(&b) => Some(a),
+            (a, b) if is_from(&a) => Some(b),
+            (a, b) if is_from(&b) => Some(a),
             _ => None,
         };
         let to = far.and_then(|far| self.peers.get(&far)).and_then(|peer| peer.paths.proven_address());
@@ -238,7 +239,8 @@ impl Agent {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         for candidate in candidates {
             if !own.contains(candidate) && address::may_probe(*candidate, seen, self.reflexive.addresses()) {
-                peer.paths.probe(now, *candidate);
+                let doubt = peer.in_doubt();
+                peer.paths.probe(now, *candidate, doubt);
             }
         }
         self.on_probe_timer(now, id);

@@ -12,14 +12,17 @@ use crate::agent::{Agent, Slot, Timer};
 use crate::control::{self, Association, CONTROL, Control, DATA};
 use crate::output::{DisconnectReason, Event};
 use crate::paths::Link;
-use crate::peer::{MAX_TAG, Peer, Purpose, Waiting};
+use crate::peer::{MAX_TAG, PATIENCE, Peer, Purpose, Sent, Waiting};
 use crate::relay;
 use crate::sessions::Heard;
 
-/// Pauses between unanswered pings; from then on the last.
+/// Pauses between unanswered pings; from then on the last. Where data waits that is always answered there is one more before, [`PATIENCE`].
 const PING_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
-/// After so many unanswered pings another way to the peer is looked for.
-const REPAIR_PINGS: usize = 3;
+/// After so many unanswered pings another way to the peer is looked for: where such data waits, and where other data does or the user wants the peer.
+const REPAIR_PINGS: (usize, usize) = (2, 3);
+/// First pause before another attempt to get back to a direct path, and how often there is one; it doubles each time.
+const PUNCH_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PUNCHES: u32 = 6;
 /// After so many the peer no longer counts as one that works.
 pub(crate) const SUSPECT_PINGS: usize = 2;
 /// Pause between pings that are to prove an address that was heard.
@@ -64,11 +67,20 @@ impl Agent {
         let unproven = peer.paths.heard(now, link, size);
         match plaintext.first() {
             Some(&DATA) => {
+                // Each end may have come to another relay: one path is one to watch.
+                if self.key.id() > id && peer.paths.follow(link) {
+                    self.tell_path(id);
+                }
+                let Some(peer) = self.peers.get_mut(&id) else { return };
                 // The usual case first: nothing changes.
                 if (!unproven && peer.works(now, index, link)) || self.settle(now, id, index, link, true) {
                     let mut data = plaintext;
                     data.advance(1);
                     self.emit(Event::Data { peer: id, data });
+                    // Control messages come by every path; data by a second one only where the first is in doubt.
+                    if link.address().is_none() && self.peers.get(&id).is_some_and(|peer| peer.paths.is_left(now, link)) {
+                        self.doubt(now, id);
+                    }
                 } else {
                     self.stats.dropped_early += 1;
                 }
@@ -208,10 +220,13 @@ impl Agent {
     fn on_pong(&mut self, now: Instant, id: PeerId, index: u32, link: Link, token: u64, observed: Option<SocketAddr>) {
         self.observed(id, observed);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let suspect = peer.suspect();
+        let suspect = peer.in_doubt();
+        let before = peer.paths.selected();
         let of_response = peer.answered.as_mut().filter(|answered| answered.token == token).and_then(|answered| answered.to.take());
         if of_response == Some(link) {
+            let rtt = peer.answered.as_ref().map(|answered| now.duration_since(answered.at));
             peer.paths.prove(now, link, suspect);
+            peer.paths.measured(link, rtt.unwrap_or_default());
         } else if !peer.paths.answered(now, link, token, suspect) {
             return;
         }
@@ -219,7 +234,22 @@ impl Agent {
             self.book.connected_at(id, address);
         }
         peer.works(now, index, link);
+        if matches!((before, link), (Some(Link::Direct(_)), Link::Relayed { .. })) && peer.paths.selected() == Some(link) {
+            peer.paths.distrust();
+            peer.punches = 0;
+            self.timers.set(Timer::Repair(id), now);
+        }
         self.tell_path(id);
+    }
+
+    /// The other end seems to have left the direct path in use: it is asked on all.
+    fn doubt(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.connected() && !peer.in_doubt() {
+            peer.waiting = Some(Waiting { since: now, pings: 0, next: now, data: true, asked: true });
+            self.ping_on_all(now, id);
+            self.arm(id);
+        }
     }
 
     /// Tells the layer above if another path is in use.
@@ -228,6 +258,9 @@ impl Agent {
         let (Some(told), Some(link)) = (peer.told, peer.paths.selected()) else { return };
         if told != link {
             peer.told = Some(link);
+            if let (Link::Relayed { .. }, Link::Direct(_)) = (told, link) {
+                self.timers.clear(Timer::Repair(id));
+            }
             self.stats.moves += 1;
             self.emit(Event::PathChanged { peer: id, path: link.into() });
         }
@@ -254,7 +287,7 @@ impl Agent {
     pub(crate) fn ping_selected(&mut self, now: Instant, id: PeerId) {
         match self.peers.get(&id).and_then(|peer| peer.paths.selected()) {
             Some(link) => self.ping_with(now, id, None, link, None),
-            None => self.expect_answer(now, id, false),
+            None => self.expect_answer(now, id, Sent::Ping),
         }
     }
 
@@ -265,7 +298,7 @@ impl Agent {
             Some(before) => self.send_control(now, id, index, link, &[before, ping]),
             None => self.send_control(now, id, index, link, &[ping]),
         };
-        self.expect_answer(now, id, false);
+        self.expect_answer(now, id, Sent::Ping);
     }
 
     fn new_ping(&mut self, now: Instant, id: PeerId, link: Link) -> Option<Control<'static>> {
@@ -318,9 +351,9 @@ impl Agent {
         true
     }
 
-    /// Something was sent that the peer should answer; `data`: of the layer above.
-    pub(crate) fn expect_answer(&mut self, now: Instant, id: PeerId, data: bool) {
-        if let Some(at) = self.peers.get_mut(&id).and_then(|peer| peer.expect(now, data)) {
+    /// Something was sent that the peer should answer.
+    pub(crate) fn expect_answer(&mut self, now: Instant, id: PeerId, what: Sent) {
+        if let Some(at) = self.peers.get_mut(&id).and_then(|peer| peer.expect(now, what)) {
             self.timers.set_earlier(Timer::Peer(id), at);
         }
     }
@@ -371,10 +404,15 @@ impl Agent {
                     self.drop_peer(now, id, DisconnectReason::Timeout);
                     return;
                 }
-                self.ping_again(now, wall, id, waiting);
+                self.ping_again(now, wall, id);
             }
             None if keep_alive => self.ping_selected(now, id),
             _ => {}
+        }
+        if self.wanted.contains_key(&id)
+            && let Some(spare) = self.peers.get(&id).and_then(|peer| peer.paths.cooling(now))
+        {
+            self.ping_with(now, id, None, spare, None);
         }
         if rekey {
             self.rekey(now, wall, id);
@@ -382,28 +420,63 @@ impl Agent {
         self.arm(id);
     }
 
-    /// The last ping was not answered either: pings again, on all paths from the second time on, and then looks for others.
-    fn ping_again(&mut self, now: Instant, wall: Timestamp, id: PeerId, waiting: Waiting) {
-        let pause = PING_PAUSES[waiting.pings.min(PING_PAUSES.len() - 1)];
-        let pings = waiting.pings + 1;
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.waiting = Some(Waiting { pings, next: now + pause, ..waiting });
-        let selected = peer.paths.selected();
-        let others: Vec<Link> = peer.paths.usable(now).filter(|link| pings >= 2 && Some(*link) != selected).collect();
-        for link in selected.into_iter().chain(others) {
-            self.ping_with(now, id, None, link, None);
-        }
-        if pings == SUSPECT_PINGS {
+    /// The path in use does not answer: pings again, on all paths when it is in doubt, and then looks for others.
+    fn ping_again(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
+        self.ping_on_all(now, id);
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(waiting) = peer.waiting else { return };
+        let alone = peer.paths.spare(now).is_none();
+        if peer.suspect() && waiting.pings <= SUSPECT_PINGS + 1 {
             self.kick_exchange(now);
-        } else if pings == REPAIR_PINGS && (waiting.data || self.wanted.contains_key(&id)) {
-            // One of many that has nothing to say is replaced by another instead, when it is gone.
+        }
+        // One of many that has nothing to say is replaced by another instead, when it is gone.
+        let repair = match waiting.asked {
+            true => waiting.pings == if alone { 1 } else { REPAIR_PINGS.0 },
+            false => waiting.pings == REPAIR_PINGS.1 && (waiting.data || self.wanted.contains_key(&id)),
+        };
+        if repair {
             self.repair(now, wall, id);
         }
     }
 
-    /// Looks for another way to a peer that is still connected: a new handshake at its addresses and through common peers.
+    /// Pings the path in use once more; if it is in doubt by now, the others as well.
+    fn ping_on_all(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(waiting) = &mut peer.waiting else { return };
+        let pause = match waiting.pings.checked_sub(usize::from(waiting.asked)) {
+            None => PATIENCE.max(peer.paths.rtt().unwrap_or_default() * 2),
+            Some(pings) => PING_PAUSES[pings.min(PING_PAUSES.len() - 1)],
+        };
+        waiting.pings += 1;
+        waiting.next = now + pause;
+        let selected = peer.paths.selected();
+        let others: Vec<Link> = peer.paths.usable(now).filter(|link| peer.in_doubt() && Some(*link) != selected).collect();
+        let links: Vec<Link> = selected.into_iter().chain(others).collect();
+        // If it is our own address that has changed, a relay has to learn it before it can pass anything on: it is asked first.
+        let vias = links.iter().filter_map(|link| if let Link::Relayed { via, .. } = link { Some(*via) } else { None });
+        for via in vias.filter(|_| peer.in_doubt()).collect::<Vec<_>>() {
+            self.ping_selected(now, via);
+        }
+        for link in links {
+            self.ping_with(now, id, None, link, None);
+        }
+    }
+
+    /// Looks for another way to a peer that is still connected: for a direct one if a relayed one works, else by a new handshake at its addresses and through common peers.
     pub(crate) fn repair(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
-        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let relayed = matches!(peer.paths.selected(), Some(Link::Relayed { .. }));
+        let (works, again) = (relayed && !peer.in_doubt(), relayed && peer.punches < MAX_PUNCHES);
+        if again {
+            self.timers.set(Timer::Repair(id), now + PUNCH_PAUSE * (1 << peer.punches));
+            peer.punches += 1;
+        }
+        if works {
+            if again {
+                let _ = self.dial(now, wall, id, Vec::new(), Purpose::Punch);
+            }
+            return;
+        }
         let mut addresses: Vec<SocketAddr> = peer.paths.usable(now).filter_map(Link::address).collect();
         if let Some(wanted) = self.wanted.get(&id) {
             addresses.extend(wanted.addresses.iter().filter(|address| !peer.paths.is_at(**address)));

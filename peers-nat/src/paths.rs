@@ -22,8 +22,12 @@ const MAX_PROBED: usize = 9;
 const AMPLIFICATION: usize = 3;
 /// A relay forgets a route that is idle for [`ROUTE_IDLE`]; we stop counting on it before.
 const ROUTE_USABLE: Duration = ROUTE_IDLE.saturating_sub(Duration::from_secs(30));
+/// A relayed path beside a direct one is used at least so often, where it is kept warm.
+const ROUTE_WARM: Duration = Duration::from_secs(100);
 /// A path that was silent for so long may have been left by the other end.
 const SILENT: Duration = Duration::from_secs(2);
+/// A direct path that was silent for so long while the other end speaks through a relay seems not to work for it.
+const LEFT: Duration = Duration::from_millis(100);
 /// When an introduced address is probed, after the first time.
 const PROBE_PAUSES: [Duration; 6] = [
     Duration::from_millis(100),
@@ -112,6 +116,48 @@ impl Paths {
         self.direct.iter().any(|direct| direct.address == address && direct.proven)
     }
 
+    /// Whether this peer was heard from `address`, proven or not: what comes from there may be passed on for it, as nothing is sent back.
+    pub(crate) fn is_heard_from(&self, address: SocketAddr) -> bool {
+        self.direct.iter().any(|direct| direct.address == address)
+    }
+
+    /// Whether the other end, heard by `link` just now, seems to have left the direct path in use.
+    pub(crate) fn is_left(&self, now: Instant, link: Link) -> bool {
+        match (link, self.selected) {
+            (Link::Relayed { .. }, Some(Link::Direct(address))) => {
+                self.direct.iter().any(|direct| direct.address == address && now.duration_since(direct.heard) >= LEFT)
+            }
+            _ => false,
+        }
+    }
+
+    /// Both ends speak through relays: this one speaks through the one that the other is heard by. Returns whether that is a change.
+    pub(crate) fn follow(&mut self, link: Link) -> bool {
+        let change = matches!((self.selected, link), (Some(Link::Relayed { .. }), Link::Relayed { .. })) && self.selected != Some(link);
+        if change {
+            self.select(link);
+        }
+        change
+    }
+
+    /// A relayed path, not the one in use, that should still be there.
+    pub(crate) fn spare(&self, now: Instant) -> Option<Link> {
+        self.usable(now).find(|link| link.address().is_none() && Some(*link) != self.selected)
+    }
+
+    /// A spare path that the relay forgets if it is not used soon.
+    pub(crate) fn cooling(&self, now: Instant) -> Option<Link> {
+        let warm = |link: &Link| matches!(link, Link::Relayed { route, .. } if self.relayed.iter().any(|relayed| relayed.route == *route && now.duration_since(relayed.used) < ROUTE_WARM));
+        self.spare(now).filter(|link| !warm(link))
+    }
+
+    /// The direct paths have left pings unanswered that a relayed one has answered: each has to prove itself anew.
+    pub(crate) fn distrust(&mut self) {
+        for direct in &mut self.direct {
+            (direct.proven, direct.credit) = (false, 0);
+        }
+    }
+
     /// An authenticated datagram of `bytes` came by `link`; returns whether that is an address that is not proven.
     pub(crate) fn heard(&mut self, now: Instant, link: Link, bytes: usize) -> bool {
         let mut unproven = false;
@@ -181,10 +227,15 @@ impl Paths {
         let Some((_, _, at)) = position.and_then(|position| self.pings.remove(position)) else { return false };
         let rtt = now.duration_since(at);
         self.prove(now, link, suspect);
+        self.measured(link, rtt);
+        true
+    }
+
+    /// A round trip by `link` took `rtt`.
+    pub(crate) fn measured(&mut self, link: Link, rtt: Duration) {
         if self.selected == Some(link) {
             self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
         }
-        true
     }
 
     /// `link` reaches the peer and nobody else; it is used if it is better than the one in use, or that one is `suspect`.
@@ -241,7 +292,8 @@ impl Paths {
         replaced
     }
 
-    fn touch(&mut self, now: Instant, link: Link) {
+    /// `link` was used.
+    pub(crate) fn touch(&mut self, now: Instant, link: Link) {
         if let Link::Relayed { route, .. } = link {
             self.relayed.iter_mut().filter(|relayed| relayed.route == route).for_each(|relayed| relayed.used = now);
         }
@@ -295,10 +347,10 @@ impl Paths {
         self.direct.iter().filter(|direct| direct.proven).map(|direct| Link::Direct(direct.address)).chain(relayed)
     }
 
-    /// A peer that `named` its addresses is to be probed there.
-    pub(crate) fn probe(&mut self, now: Instant, address: SocketAddr) {
-        let reached = self.proven_address().map(rank);
-        let known = self.probed.iter().any(|probed| probed.address == address) || self.is_at(address);
+    /// A peer may be at `address`, which is to be probed unless a better one is proven. `doubt`: those that are proven may be dead.
+    pub(crate) fn probe(&mut self, now: Instant, address: SocketAddr, doubt: bool) {
+        let reached = self.proven_address().filter(|_| !doubt).map(rank);
+        let known = self.probed.iter().any(|probed| probed.address == address) || (self.is_at(address) && !doubt);
         if !known && self.probed.len() < MAX_PROBED && reached.is_none_or(|reached| rank(address) < reached) {
             self.probed.push(Probed { address, sent: 0, due: now });
         }

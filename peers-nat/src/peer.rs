@@ -13,10 +13,14 @@ use crate::liveness::SUSPECT_PINGS;
 use crate::paths::{Link, Paths};
 use crate::sessions::Sessions;
 
-/// How long data, and how long a ping, may go unanswered before a ping follows.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_millis(500));
+/// How long data that is always answered may go unanswered, at least, before the path is in doubt: three round trips if that is longer.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
+/// How long any data, and how long a ping, may go unanswered before a ping follows.
+const LONG_PATIENCE: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_millis(500));
 /// Data alone does not lead to a ping before the peer was silent for so long.
 const SILENCE: Duration = Duration::from_secs(3);
+/// What follows so soon after something heard may be a mere acknowledgement of it, which nobody answers.
+const REPLY: Duration = Duration::from_millis(50);
 /// Longest tag of a datagram.
 pub(crate) const MAX_TAG: usize = 32;
 /// Introductions that one peer may ask for at once, and per second in the long run.
@@ -45,6 +49,8 @@ pub(crate) struct Peer {
     pub(crate) samples: Bucket,
     /// When we last asked this peer for a sample of its peers.
     pub(crate) asked: Option<Instant>,
+    /// Attempts to get back to a direct path since the last one died.
+    pub(crate) punches: u32,
 }
 
 /// Something was sent that should be answered, and was not yet.
@@ -57,6 +63,18 @@ pub(crate) struct Waiting {
     pub(crate) next: Instant,
     /// Data of the layer above is among what was sent.
     pub(crate) data: bool,
+    /// It is of the kind that is always answered, and at once.
+    pub(crate) asked: bool,
+}
+
+/// What was sent that should be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Ping,
+    /// Of the layer above, which may or may not be answered.
+    Data,
+    /// Of the layer above, which is answered within a round trip and little more.
+    Asking,
 }
 
 /// Why a handshake was begun.
@@ -68,6 +86,8 @@ pub(crate) enum Purpose {
     Exchange,
     /// The paths to a connected peer do not answer.
     Repair,
+    /// A connected peer is reached through a relay only, since its direct path died.
+    Punch,
     /// The session is old.
     Rekey,
 }
@@ -95,6 +115,7 @@ pub(crate) struct Answered {
     pub(crate) digest: [u8; 32],
     pub(crate) response: Bytes,
     pub(crate) token: Token,
+    pub(crate) at: Instant,
     /// Where the response was sent to, while that is one place only: then its token proves that place.
     pub(crate) to: Option<Link>,
 }
@@ -115,6 +136,7 @@ impl Peer {
             introductions: Bucket::new(INTRODUCTIONS.0, INTRODUCTIONS.1),
             samples: Bucket::new(SAMPLES.0, SAMPLES.1),
             asked: None,
+            punches: 0,
         }
     }
 
@@ -141,18 +163,29 @@ impl Peer {
         true
     }
 
-    /// Something was sent that should be answered; `data`: of the layer above. Returns when to look whether it was, if nothing else is waited for.
-    pub(crate) fn expect(&mut self, now: Instant, data: bool) -> Option<Instant> {
-        if let Some(waiting) = &mut self.waiting {
-            waiting.data |= data;
-            return None;
+    /// Something was sent that should be answered. Returns when to look whether it was, if that is sooner than for what was sent before.
+    pub(crate) fn expect(&mut self, now: Instant, what: Sent) -> Option<Instant> {
+        let rtt = self.paths.rtt();
+        let asked = what == Sent::Asking && rtt.is_some() && now.duration_since(self.heard) > REPLY;
+        let data = what != Sent::Ping;
+        let patience = if data { LONG_PATIENCE.0 } else { LONG_PATIENCE.1 };
+        let patience = patience.max(rtt.unwrap_or_default() * 2);
+        let next = match rtt {
+            Some(rtt) if asked => now + PATIENCE.max(rtt * 3),
+            // Not everything is answered: who spoke just now is not asked whether it is there.
+            _ if data => (now + patience).max(self.heard + SILENCE),
+            _ => now + patience,
+        };
+        let Some(waiting) = &mut self.waiting else {
+            self.waiting = Some(Waiting { since: now, pings: 0, next, data, asked });
+            return Some(next);
+        };
+        waiting.data |= data;
+        let sooner = asked && waiting.pings == 0 && next < waiting.next;
+        if sooner {
+            (waiting.asked, waiting.next) = (true, next);
         }
-        let patience = if data { PATIENCE.0 } else { PATIENCE.1 };
-        let patience = patience.max(self.paths.rtt().map_or(patience, |rtt| rtt * 2));
-        // Not everything is answered: who spoke just now is not asked whether it is there.
-        let next = if data { (now + patience).max(self.heard + SILENCE) } else { now + patience };
-        self.waiting = Some(Waiting { since: now, pings: 0, next, data });
-        Some(next)
+        sooner.then_some(next)
     }
 
     /// The session `index` was heard by `link`. If both are in use, nothing is waited for any more; returns whether they are, and the layer above knows.
@@ -164,8 +197,13 @@ impl Peer {
         works && self.connected()
     }
 
-    /// The path in use has left [`SUSPECT_PINGS`] unanswered.
+    /// The path in use has left [`SUSPECT_PINGS`] unanswered; one more where the first comes sooner.
     pub(crate) fn suspect(&self) -> bool {
-        self.waiting.is_some_and(|waiting| waiting.pings >= SUSPECT_PINGS)
+        self.waiting.is_some_and(|waiting| waiting.pings >= SUSPECT_PINGS + usize::from(waiting.asked))
+    }
+
+    /// The path in use may be dead: data that is always answered, or more than one ping, was not. Until it is known, other paths are used as well.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.waiting.is_some_and(|waiting| waiting.pings >= if waiting.asked { 1 } else { SUSPECT_PINGS })
     }
 }

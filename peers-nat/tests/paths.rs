@@ -199,14 +199,119 @@ fn an_idle_relayed_session_outlives_its_route() {
 }
 
 #[test]
-fn routes_that_nobody_uses_are_forgotten() {
+fn the_relayed_path_beside_a_direct_one_is_kept_warm_for_a_wanted_peer_and_then_forgotten() {
     let (mut net, a, b, relays) = introduced(Nat::FullCone, Nat::FullCone, 1);
     net.connect(a, b, &[]);
     net.run(seconds(1));
-    assert_eq!(net.hosts[relays[0]].agent.relayed_routes(), 1);
-    net.run(seconds(400));
+    net.run(seconds(1000));
     assert!(net.is_direct(a, b));
+    assert_eq!(net.hosts[relays[0]].agent.relayed_routes(), 1);
+    let passed = net.hosts[relays[0]].agent.stats().relayed;
+    assert!(passed < 50, "{passed} datagrams through the relay");
+    let (now, b_id) = (net.now, net.id(b));
+    net.hosts[a].agent.disconnect(now, b_id);
+    net.drain(a);
+    net.run(seconds(400));
     assert_eq!(net.hosts[relays[0]].agent.relayed_routes(), 0);
+}
+
+/// Two that send each other data every 20 ms: the longest silence in either direction after `fault`.
+fn longest_silence(net: &mut Net, a: usize, b: usize, fault: impl FnOnce(&mut Net)) -> Duration {
+    let ends = [(a, b), (b, a)];
+    let step = |net: &mut Net| {
+        for (from, to) in ends {
+            net.send_asking(from, to, b"x");
+        }
+        net.run(Duration::from_millis(20));
+    };
+    (0..100).for_each(|_| step(net));
+    fault(net);
+    let mut heard = ends.map(|(from, to)| (net.data(from, to).len(), net.now));
+    let mut longest = Duration::ZERO;
+    for _ in 0..500 {
+        step(net);
+        for (heard, (from, to)) in heard.iter_mut().zip(ends) {
+            let count = net.data(from, to).len();
+            longest = longest.max(net.now - heard.1);
+            if count > heard.0 {
+                *heard = (count, net.now);
+            }
+        }
+    }
+    longest
+}
+
+#[test]
+fn a_nat_that_reboots_silences_a_busy_session_for_less_than_a_second_and_it_becomes_direct_again() {
+    for (a_nat, b_nat) in
+        [(Nat::PortRestricted, Nat::PortRestricted), (Nat::FullCone, Nat::AddressRestricted), (Nat::FullCone, Nat::FullCone)]
+    {
+        let (mut net, a, b, _) = introduced(a_nat, b_nat, 1);
+        net.connect(a, b, &[]);
+        net.run(seconds(5));
+        let silence = longest_silence(&mut net, a, b, |net| net.reboot_nat(a));
+        assert!(silence < seconds(1), "{silence:?}");
+        assert!(net.is_direct(a, b), "{:?} {:?}", net.path(a, b), net.path(b, a));
+    }
+}
+
+#[test]
+fn a_direct_path_that_dies_under_data_is_left_within_a_second_and_found_again_once_it_heals() {
+    let (mut net, a, b, _) = introduced(Nat::PortRestricted, Nat::PortRestricted, 1);
+    net.connect(a, b, &[]);
+    net.run(seconds(5));
+    let silence = longest_silence(&mut net, a, b, |net| {
+        net.cut.insert((a, b));
+    });
+    assert!(silence < seconds(1), "{silence:?}");
+    assert!(matches!((net.path(a, b), net.path(b, a)), (Some(Path::Relayed(_)), Some(Path::Relayed(_)))));
+    net.cut.clear();
+    net.run(seconds(200));
+    assert!(net.is_direct(a, b), "{:?} {:?}", net.path(a, b), net.path(b, a));
+}
+
+#[test]
+fn a_relayed_session_under_data_survives_its_relay_within_two_seconds() {
+    let (mut net, a, b, relays) = introduced(Nat::Symmetric, Nat::Symmetric, 3);
+    net.connect(a, b, &[]);
+    net.run(seconds(5));
+    let Some(Path::Relayed(via)) = net.path(a, b) else { panic!("relayed") };
+    let relay = *relays.iter().find(|relay| net.id(**relay) == via).unwrap();
+    let silence = longest_silence(&mut net, a, b, |net| net.hosts[relay].alive = false);
+    assert!(silence < seconds(2), "{silence:?}");
+}
+
+#[test]
+fn what_goes_by_two_paths_arrives_once() {
+    let (mut net, a, b, _) = introduced(Nat::PortRestricted, Nat::PortRestricted, 1);
+    net.connect(a, b, &[]);
+    net.run(seconds(5));
+    // Nobody answers for a while: both ends send copies through the relay, where both arrive when the direct path is only slow.
+    net.delay = Duration::from_millis(900);
+    for n in 0..100u8 {
+        net.send_asking(a, b, &[n]);
+        net.run(Duration::from_millis(20));
+    }
+    net.delay = Duration::from_millis(40);
+    net.run(seconds(10));
+    assert!(net.hosts[a].agent.stats().copies > 0);
+    let mut arrived: Vec<u8> = net.data(a, b).iter().map(|data| data[0]).collect();
+    arrived.sort_unstable();
+    assert_eq!(arrived, (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_host_that_moves_under_data_is_heard_again_within_half_a_second() {
+    let (mut net, a, b, _) = introduced(Nat::PortRestricted, Nat::PortRestricted, 1);
+    net.connect(a, b, &[]);
+    net.run(seconds(5));
+    let silence = longest_silence(&mut net, a, b, |net| {
+        net.reboot_nat(a);
+        let now = net.now;
+        net.hosts[a].agent.set_local_addresses(now, &["10.9.9.9:4000".parse().unwrap()]);
+        net.drain(a);
+    });
+    assert!(silence <= Duration::from_millis(500), "{silence:?}");
 }
 
 #[test]

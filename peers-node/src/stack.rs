@@ -568,7 +568,7 @@ impl Stack {
                 break;
             }
             // A peer that is gone by now is a loss to the transport, which repairs it.
-            let _ = self.agent.send(now, id, data.as_ref());
+            let _ = self.agent.send_asking(now, id, data.as_ref());
         }
         if broken {
             self.stats.refused_messages += 1;

@@ -1,4 +1,4 @@
-//! `cargo xtask`: simulations, benches, fuzzing and the checks of continuous integration.
+//! `cargo xtask`: simulations, benches, fuzzing, the NAT lab and the checks of continuous integration.
 
 mod bench;
 mod bench_cache;
@@ -7,6 +7,7 @@ mod bench_sync;
 mod bench_wire;
 mod ci;
 mod fuzz;
+mod netlab;
 mod plot;
 mod sim;
 
@@ -15,7 +16,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Simulations, benches, fuzzing and the checks of continuous integration")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Simulations, benches, fuzzing, the NAT lab and the checks of continuous integration"
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -29,6 +34,8 @@ enum Task {
     Sim(sim::Args),
     /// The figures of a layer
     Bench(bench::Args),
+    /// Real nodes behind real Linux NATs (needs root)
+    Netlab(netlab::Args),
     /// Coverage-guided fuzzing of one target
     Fuzz {
         /// A file of fuzz/fuzz_targets, without its ending
@@ -44,6 +51,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Sim(args) => sim::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Netlab(args) => netlab::run(args),
         Task::Fuzz { target, seconds } => fuzz::run(&target, seconds).map(|()| ExitCode::SUCCESS),
     };
     match done {

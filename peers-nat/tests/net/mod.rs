@@ -187,6 +187,12 @@ impl Net {
         self.drain(from);
     }
 
+    pub(crate) fn send_asking(&mut self, from: usize, to: usize, data: &[u8]) {
+        let (now, id) = (self.now, self.id(to));
+        let _ = self.hosts[from].agent.send_asking(now, id, data);
+        self.drain(from);
+    }
+
     /// A datagram from nowhere.
     pub(crate) fn inject(&mut self, to: usize, remote: SocketAddr, datagram: &[u8]) {
         let (now, wall) = (self.now, self.wall());
