@@ -20,9 +20,10 @@ use crate::sessions::Heard;
 const PING_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// After so many unanswered pings another way to the peer is looked for: where such data waits, and where other data does or the user wants the peer.
 const REPAIR_PINGS: (usize, usize) = (2, 3);
-/// First pause before another attempt to get back to a direct path, and how often there is one; it doubles each time.
-const PUNCH_PAUSE: Duration = Duration::from_secs(5);
-const MAX_PUNCHES: u32 = 6;
+/// Pause after which an introduction that a relay did not confirm is asked for again. It doubles each time: so does that between attempts to get back to a direct path, from the third step on.
+const PUNCH_PAUSE: Duration = Duration::from_millis(1250);
+/// The step at which the first attempt after the death of a direct path is made, and the last.
+const PUNCHES: (u32, u32) = (2, 8);
 /// After so many the peer no longer counts as one that works.
 pub(crate) const SUSPECT_PINGS: usize = 2;
 /// Pause between pings that are to prove an address that was heard.
@@ -197,6 +198,9 @@ impl Agent {
             wanted.failures = 0;
         }
         self.emit(Event::Connected { peer: id, path: link.into() });
+        if initiated && link.address().is_none() {
+            self.timers.set(Timer::Repair(id), now + PUNCH_PAUSE);
+        }
         if relayed_responder {
             let addresses = self.candidates();
             self.send_control(now, id, None, link, &[Control::Candidates { addresses }]);
@@ -236,7 +240,7 @@ impl Agent {
         peer.works(now, index, link);
         if matches!((before, link), (Some(Link::Direct(_)), Link::Relayed { .. })) && peer.paths.selected() == Some(link) {
             peer.paths.distrust();
-            peer.punches = 0;
+            peer.punches = PUNCHES.0;
             self.timers.set(Timer::Repair(id), now);
         }
         self.tell_path(id);
@@ -466,7 +470,8 @@ impl Agent {
     pub(crate) fn repair(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let relayed = matches!(peer.paths.selected(), Some(Link::Relayed { .. }));
-        let (works, again) = (relayed && !peer.in_doubt(), relayed && peer.punches < MAX_PUNCHES);
+        let introduced = peer.punches < PUNCHES.0 && peer.paths.introduced_at().is_some();
+        let (works, again) = (relayed && !peer.in_doubt(), relayed && !introduced && peer.punches < PUNCHES.1);
         if again {
             self.timers.set(Timer::Repair(id), now + PUNCH_PAUSE * (1 << peer.punches));
             peer.punches += 1;

@@ -49,7 +49,7 @@ pub(crate) struct Peer {
     pub(crate) samples: Bucket,
     /// When we last asked this peer for a sample of its peers.
     pub(crate) asked: Option<Instant>,
-    /// Attempts to get back to a direct path since the last one died.
+    /// How far attempts to get to a direct path have come: the pause before the next doubles with each step.
     pub(crate) punches: u32,
 }
 

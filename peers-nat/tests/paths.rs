@@ -371,6 +371,27 @@ fn a_moved_host_goes_on_with_its_sessions() {
     assert_eq!(net.count(b, |event| matches!(event, Event::PathChanged { .. })), 1);
 }
 
+#[test]
+fn loss_delays_a_session_and_its_direct_path_and_prevents_neither() {
+    let (mut connected, mut direct) = (Vec::new(), Vec::new());
+    for seed in 0..200 {
+        let mut net = Net::new(seed);
+        let relay = net.add(Nat::Open);
+        let (a, b) = (net.add(Nat::PortRestricted), net.add(Nat::PortRestricted));
+        net.connect_open(a, relay);
+        net.connect_open(b, relay);
+        net.run(seconds(2));
+        net.loss = 0.05;
+        net.connect(a, b, &[]);
+        connected.push(net.run_until(seconds(60), |net| net.is_connected(a, b)).unwrap());
+        direct.push(net.run_until(seconds(60), |net| net.is_direct(a, b)).unwrap());
+    }
+    connected.sort_unstable();
+    direct.sort_unstable();
+    assert!(connected[180] < Duration::from_millis(500) && connected[199] < seconds(3), "{:?} {:?}", connected[180], connected[199]);
+    assert!(direct[180] < Duration::from_millis(500) && direct[199] < seconds(8), "{:?} {:?}", direct[180], direct[199]);
+}
+
 /// A swarm with two public peers; everyone knows only those.
 fn swarm(seed: u64, size: usize, churn: bool) -> Net {
     let mut net = Net::new(seed);
