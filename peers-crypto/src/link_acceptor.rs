@@ -100,7 +100,7 @@ impl Acceptor {
         Ok((Self { me: me.id(), name, expected, expires, session, scalar, share, phase }, hello))
     }
 
-    /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 100 us for an answer.
+    /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 50 us for an answer.
     pub fn handle(&mut self, wall: Timestamp, from: PeerId, message: &[u8]) -> LinkStep<AcceptorEvent> {
         if !self.is_pending() || from == self.me || self.expected.is_some_and(|inviter| inviter != from) {
             return LinkStep::Ignore;

@@ -81,7 +81,7 @@ impl Inviter {
         Self { password, me: me.id(), expires, seed, heard: BTreeMap::new(), phase: Phase::Open }
     }
 
-    /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 100 us for a hello, 200 us for a proof.
+    /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 200 us for a hello or a proof.
     ///
     /// `Refused` with [`LinkRefusal::WrongCode`] means that someone tried: show it.
     pub fn handle(&mut self, wall: Timestamp, from: PeerId, message: &[u8]) -> LinkStep<InviterEvent> {

@@ -242,3 +242,25 @@ fn an_abandoned_acceptance_by_link_leaves_no_wish_for_a_session() {
     net.run_secs(300);
     assert_eq!(net.with(1, |stack, _, _| stack.sessions()), 0);
 }
+
+#[test]
+fn two_far_apart_in_a_network_of_strangers_are_linked() {
+    for (seed, options) in [(55, LinkOptions::default()), (56, BY_LINK)] {
+        let nodes = 24;
+        let mut net = Net::new(seed, nodes);
+        net.cut.insert((0, nodes / 2));
+        for node in 0..nodes {
+            net.connect(node, (node + 1) % nodes);
+            net.connect(node, (node + 2) % nodes);
+        }
+        net.run_secs(5);
+        let ticket = invite(&mut net, 0, options);
+        accept(&mut net, nodes / 2, &ticket, LinkOptions::default());
+        net.run_secs(30);
+        are_one(&mut net, 0, nodes / 2);
+        let strangers = (1..nodes)
+            .filter(|node| *node != nodes / 2)
+            .filter(|node| net.events(*node).any(|event| matches!(event, Event::LinkMatched(_))));
+        assert_eq!(strangers.count(), 0);
+    }
+}
