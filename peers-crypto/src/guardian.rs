@@ -15,13 +15,11 @@ use rand::CryptoRng;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::keys::{DeviceKey, Domain, Forged, hash, verify};
+use crate::keys::{DeviceKey, Forged, hash};
 use crate::shamir::{Key, combine, split};
 use crate::sodium::{POLY_TAG, XCHACHA};
-use crate::statement::{StatementId, UserId};
+use crate::statement::{Endorsement, GroupId, MAX_GUARDIANS, StatementId};
 
-/// Guardians of one user.
-pub const MAX_GUARDIANS: usize = 16;
 /// Bytes of the contents of a vault: a log of the greatest length, and its keys.
 pub const MAX_VAULT: usize = 1 << 20;
 /// Vaults that one guardian may answer with in one recovery: several versions, of which other guardians may have an older one.
@@ -48,7 +46,7 @@ pub enum VaultError {
 /// What a user leaves with the guardians, sealed under a key that they share; every guardian has all of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Vault {
-    user: UserId,
+    user: GroupId,
     guardians: StatementId,
     time: Timestamp,
     threshold: u8,
@@ -66,7 +64,7 @@ impl Vault {
     /// [`VaultError`]
     pub fn seal(
         contents: &[u8],
-        user: UserId,
+        user: GroupId,
         guardians: StatementId,
         time: Timestamp,
         threshold: u8,
@@ -90,7 +88,7 @@ impl Vault {
     }
 
     /// Whose it is.
-    pub const fn user(&self) -> UserId {
+    pub const fn user(&self) -> GroupId {
         self.user
     }
 
@@ -141,7 +139,7 @@ impl Vault {
             VERSION => {}
             other => return Err(DecodeError::Kind(other)),
         }
-        let (user, guardians, time) = (UserId(reader.array()?), StatementId(reader.array()?), reader.timestamp()?);
+        let (user, guardians, time) = (GroupId(reader.array()?), StatementId(reader.array()?), reader.timestamp()?);
         let (threshold, count) = (reader.u8()?, reader.count(MAX_GUARDIANS, "number of guardians")?);
         if !is_possible(threshold, count) {
             return Err(DecodeError::Range("number of guardians"));
@@ -229,8 +227,7 @@ impl GuardianPackage {
 
     /// The guardian's word that `device` is the new device of the user; to be given only once sure of it.
     pub fn endorse(&self, guardian: &DeviceKey, device: PeerId) -> Endorsement {
-        let signature = guardian.sign(ENDORSE, &[&self.vault.user.0, &self.vault.guardians.0, &device.0]);
-        Endorsement { index: self.index, key: guardian.id(), signature }
+        Endorsement::sign(guardian, self.index, self.vault.user, self.vault.guardians, device)
     }
 }
 
@@ -245,30 +242,6 @@ impl fmt::Debug for GuardianPackage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the share of guardian {0} was altered or damaged, and is of no use: another guardian's is needed in its place")]
 pub struct GarbledShare(pub u8);
-
-const ENDORSE: Domain = Domain::new("peers endorse 1");
-
-/// A guardian's signed word that a device belongs to the user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Endorsement {
-    /// Which guardian, from 1, in the order of the statement that names them; not signed, as the key is to be compared with that statement.
-    pub index: u8,
-    /// The guardian's key.
-    pub key: PeerId,
-    /// Its signature over user, statement and device.
-    pub signature: Signature,
-}
-
-impl Endorsement {
-    /// Checks that `key` endorses `device` as one of `user`, whose guardians the statement `guardians` names; about 35 us. Whether the statement names `key`
-    /// is the caller's to check.
-    ///
-    /// # Errors
-    /// [`Forged`]
-    pub fn check(&self, user: UserId, guardians: StatementId, device: PeerId) -> Result<(), Forged> {
-        verify(&self.key, ENDORSE, &[&user.0, &guardians.0, &device.0], &self.signature)
-    }
-}
 
 /// What a guardian gives a new device; to be sealed for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -323,7 +296,7 @@ impl GuardianAnswer {
 pub enum AnswerError {
     /// It is about another user.
     #[error("this guardian answered for another user, {0}")]
-    AnotherUser(UserId),
+    AnotherUser(GroupId),
     /// It came from another device than the one that endorses.
     #[error("this answer was passed on by another than the guardian {0}: ask the guardian")]
     PassedOn(PeerId),
@@ -374,7 +347,7 @@ impl fmt::Debug for Recovered {
 #[derive(Debug)]
 pub struct Recovery {
     device: PeerId,
-    user: UserId,
+    user: GroupId,
     /// By vault id: answers that agree in all but share and guardian.
     vaults: BTreeMap<[u8; 32], Gathered>,
 }
@@ -401,7 +374,7 @@ impl Recovery {
     /// Begins to bring back `user` on `device`.
     ///
     /// Who answers first could name any user: `user` must come from the person, or be confirmed by them.
-    pub const fn new(device: PeerId, user: UserId) -> Self {
+    pub const fn new(device: PeerId, user: GroupId) -> Self {
         Self { device, user, vaults: BTreeMap::new() }
     }
 

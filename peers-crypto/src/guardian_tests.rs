@@ -3,8 +3,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
 use super::*;
+use crate::keys::Domain;
 
-const USER: UserId = UserId([0x55; 32]);
+const USER: GroupId = GroupId([0x55; 32]);
 const GUARDIANS: StatementId = StatementId([0x66; 32]);
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 const CONTENTS: &[u8] = b"the log and the keys";
@@ -196,7 +197,7 @@ fn an_endorsement_for_another_device_user_or_statement_is_void() {
     let endorsement = package.endorse(&guardian(1), device());
     assert_eq!(endorsement.check(USER, GUARDIANS, device()), Ok(()));
     assert_eq!(endorsement.check(USER, GUARDIANS, guardian(1).id()), Err(Forged));
-    assert_eq!(endorsement.check(UserId([1; 32]), GUARDIANS, device()), Err(Forged));
+    assert_eq!(endorsement.check(GroupId([1; 32]), GUARDIANS, device()), Err(Forged));
     assert_eq!(endorsement.check(USER, StatementId([1; 32]), device()), Err(Forged));
     assert_eq!(Endorsement { key: guardian(2).id(), ..endorsement }.check(USER, GUARDIANS, device()), Err(Forged));
     // The bytes under it, signed for another purpose, are no endorsement.
@@ -207,8 +208,8 @@ fn an_endorsement_for_another_device_user_or_statement_is_void() {
     let key = guardian(1);
     let for_another = GuardianAnswer::new(&key, package.clone(), guardian(5).id());
     assert_eq!(recovery.insert(key.id(), for_another), Err(AnswerError::Endorsement(Forged)));
-    let other_user = Vault::seal(CONTENTS, UserId([1; 32]), GUARDIANS, NOW, 2, 3, &mut rng()).unwrap();
-    assert_eq!(insert(&mut recovery, &other_user[0]), Err(AnswerError::AnotherUser(UserId([1; 32]))));
+    let other_user = Vault::seal(CONTENTS, GroupId([1; 32]), GUARDIANS, NOW, 2, 3, &mut rng()).unwrap();
+    assert_eq!(insert(&mut recovery, &other_user[0]), Err(AnswerError::AnotherUser(GroupId([1; 32]))));
     let other_statement = Vault::seal(CONTENTS, USER, StatementId([1; 32]), NOW, 2, 3, &mut rng()).unwrap();
     let moved = GuardianAnswer { package: other_statement[0].clone(), endorsement };
     assert_eq!(recovery.insert(key.id(), moved), Err(AnswerError::Endorsement(Forged)));

@@ -30,8 +30,12 @@ impl Domain {
     pub const STATEMENT: Self = Self::new("peers statement 1");
     /// The sender's signature inside something sealed for one recipient.
     pub const SEALED: Self = Self::new("peers sealed 1");
-    /// A new device's signature in the linking conversation.
-    pub const LINK: Self = Self::new("peers link 1");
+    /// A device's consent to be a member of a user or group.
+    pub const CONSENT: Self = Self::new("peers consent 1");
+    /// A recovery key's proof that who adds it has it.
+    pub const RECOVERY: Self = Self::new("peers recovery 1");
+    /// A guardian's word that a new device is a user's.
+    pub const ENDORSE: Self = Self::new("peers endorse 1");
 
     /// Names a domain; at most 255 bytes.
     pub const fn new(name: &'static str) -> Self {

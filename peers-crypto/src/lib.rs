@@ -4,6 +4,7 @@ mod code;
 mod cookie;
 mod cpace;
 mod datagram;
+mod epoch;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -13,8 +14,10 @@ mod fuzzing_keyfile;
 mod fuzzing_link;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing_statement;
+mod group;
 mod guardian;
 mod handshake;
+mod history;
 mod keyfile;
 mod keyform;
 mod keys;
@@ -35,7 +38,6 @@ mod sodium;
 mod statement;
 mod ticket;
 mod topic;
-mod user;
 #[cfg(test)]
 mod vectors;
 
@@ -46,9 +48,10 @@ pub use sodium::bare;
 pub use code::{CODE_WORDS, LinkCode, ParseCodeError};
 pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};
 pub use datagram::{DatagramKind, receiver_index};
+pub use epoch::{EpochKey, GrantError, Keyring, MAX_EPOCHS, MAX_GRANT};
+pub use group::{Fork, Group, GroupError, Guardians, MAX_GROUP, MAX_STATEMENTS, MAX_STATEMENTS_BY_ONE, Member, Removed};
 pub use guardian::{
-    AnswerError, Endorsement, GarbledShare, GuardianAnswer, GuardianPackage, MAX_GUARDIANS, MAX_VAULT, MAX_VERSIONS, Progress, Recovered,
-    Recovery, Vault, VaultError,
+    AnswerError, GarbledShare, GuardianAnswer, GuardianPackage, MAX_VAULT, MAX_VERSIONS, Progress, Recovered, Recovery, Vault, VaultError,
 };
 pub use handshake::{Finished, HandshakeError, IK_INITIATION, Initiator, MAX_EARLY, MAX_REPLY, XX_FIRST};
 pub use keyfile::{KeyFile, KeyFileError};
@@ -62,14 +65,16 @@ pub use link_uri::{LINK_SCHEME, LinkUri, MAX_LINK_ADDRESSES, ParseLinkError};
 pub use passphrase::{MAX_PASSPHRASE, Passphrase, TooLong};
 pub use recovery::{PHRASE_WORDS, ParsePhraseError, RecoveryPhrase};
 pub use responder::{Response, XxResponder, respond};
-pub use seal::{InvalidKey, SEALED_OVERHEAD, UnsealError, open_from, seal_to};
+pub use seal::{InvalidKey, MAX_USER_DEVICES, SEALED_OVERHEAD, UnsealError, open_from, open_from_user, seal_to, seal_to_user};
 pub use session::{
     Cipher, DATA_HEADER, MAX_AEGIS_PLAINTEXT, MAX_DATAGRAM, MAX_PLAINTEXT, OpenError, REKEY_AFTER, REKEY_AFTER_DATAGRAMS, RELAY_HEADER,
     REPLAY_WINDOW, Session,
 };
-pub use statement::{Action, MAX_NAME, MAX_PARENTS, Statement, StatementId, UserId, consent, is_name};
+pub use statement::{
+    Action, Endorsement, GroupId, Kind, MAX_GUARDIAN_KEYS, MAX_GUARDIANS, MAX_NAME, MAX_PARENTS, Role, Statement, StatementId, consent,
+    is_name, recovery_proof,
+};
 pub use ticket::{ParseTicketError, Ticket};
 pub use topic::{
     Draft, Opened, PASSPHRASE_MEMORY, PASSPHRASE_PASSES, ReadError, ReadKey, SEAL_OVERHEAD, SealError, TopicKey, check_publisher,
 };
-pub use user::{Device, MAX_STATEMENTS, Revoked, User, UserError};

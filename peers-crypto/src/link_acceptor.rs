@@ -7,13 +7,13 @@ use rand::CryptoRng;
 use zeroize::Zeroizing;
 
 use crate::cpace::{self, Said};
+use crate::group::GroupError;
 use crate::keys::DeviceKey;
 use crate::link::{ACCEPTOR_PATIENCE, CONFIRMATION_LIFETIME, HEARSAY_PATIENCE, LinkRefusal, LinkStep, MAX_REPEATS, MAX_TRIED_INVITERS};
 use crate::link_message::{CHANNEL, CONSENT, Keys, LinkSession, Message, NAME, OFFER, PROOF, Partner, Reason, WELCOME, commitment};
 use crate::sodium;
 use crate::statement::is_name;
 use crate::ticket::Ticket;
-use crate::user::UserError;
 
 /// The side that was given the code or link.
 pub struct Acceptor {
@@ -74,16 +74,16 @@ impl Acceptor {
     /// Begins to accept an invitation at `wall`: the hello, to be published on the ticket's rendezvous topic.
     ///
     /// # Errors
-    /// [`UserError::Name`] if `name` is no name for a device.
+    /// [`GroupError::Name`] if `name` is no name for a device.
     pub fn new(
         ticket: &Ticket,
         me: &DeviceKey,
         name: &str,
         wall: Timestamp,
         rng: &mut impl CryptoRng,
-    ) -> Result<(Self, Vec<u8>), UserError> {
+    ) -> Result<(Self, Vec<u8>), GroupError> {
         if !is_name(name) {
-            return Err(UserError::Name);
+            return Err(GroupError::Name);
         }
         let password = ticket.password();
         let mut session = [0; size_of::<LinkSession>()];

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 
 use super::*;
 use crate::link_message::Message;
-use crate::{DeviceKey, LinkUri, Ticket, UserError};
+use crate::{DeviceKey, GroupError, LinkUri, Ticket};
 
 const WALL: Timestamp = Timestamp(1_700_000_000_000);
 const CODE: &str = "zoo acid actor zebra";
@@ -184,7 +184,7 @@ fn a_device_of_the_longest_name_is_linked_and_one_without_a_name_is_not() {
     (pair.acceptor, pair.hello) = Acceptor::new(&code, &pair.phone, &name, WALL, &mut pair.rng).unwrap();
     let proof = pair.proof();
     assert!(matches!(event(pair.at_inviter(&proof)), InviterEvent::Proven { name: got, .. } if got == name));
-    assert_eq!(Acceptor::new(&code, &pair.phone, "", WALL, &mut pair.rng).err(), Some(UserError::Name));
+    assert_eq!(Acceptor::new(&code, &pair.phone, "", WALL, &mut pair.rng).err(), Some(GroupError::Name));
 }
 
 #[test]

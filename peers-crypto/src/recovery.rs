@@ -183,8 +183,8 @@ mod tests {
         assert!(paper.key().id() == again.id() && paper.key().id() != other.key().id());
         let signature = paper.key().sign(Domain::STATEMENT, &[b"x"]);
         assert_eq!(verify(&again.id(), Domain::STATEMENT, &[b"x"], &signature), Ok(()));
-        let sealed = seal_to(&other.key(), paper.key().id(), b"keys", &mut ChaCha20Rng::seed_from_u64(3)).unwrap();
-        assert_eq!(open_from(&again, &sealed), Ok((other.key().id(), b"keys".to_vec())));
+        let sealed = seal_to(&other.key(), paper.key().id(), "test", b"keys", &mut ChaCha20Rng::seed_from_u64(3)).unwrap();
+        assert_eq!(open_from(&again, "test", &sealed), Ok((other.key().id(), b"keys".to_vec())));
     }
 
     #[test]

@@ -210,6 +210,11 @@ impl ReadKey {
         self.topic
     }
 
+    /// Tells who knows the key that it is the right one, and nobody else anything.
+    pub fn commitment(&self) -> [u8; 32] {
+        derive(&self.key, "peers topic read commitment", &[&self.topic.0])
+    }
+
     /// The secret bytes, to be given to a reader or kept.
     pub fn key(&self) -> &[u8; 32] {
         &self.key

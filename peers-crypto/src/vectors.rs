@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::handshake::tests as handshakes;
 use crate::{
-    Action, Cipher, DeviceKey, DeviceSecrets, Domain, Draft, GuardianAnswer, LinkCode, LinkUri, PassphraseCost, Recovery, RecoveryPhrase,
-    SealedKeys, Statement, StatementId, TopicKey, User, UserId, Vault, consent, derive, hash, keyed_hash, link, open_from, seal_to,
+    Cipher, DeviceKey, DeviceSecrets, Domain, Draft, Endorsement, Group, GroupId, GuardianAnswer, Keyring, LinkCode, LinkUri, PassphraseCost,
+    Recovery, RecoveryPhrase, Role, SealedKeys, Statement, StatementId, TopicKey, Vault, derive, hash, keyed_hash, link, open_from, seal_to,
+    seal_to_user, statement,
 };
 
 const WALL: Timestamp = Timestamp(1_700_000_000_000);
@@ -81,10 +82,10 @@ fn keys_are_as_the_vectors_say() {
                 "x25519": hex(alice.exchange_public()),
             },
             "signature": {
-                "domain": "peers link 1",
+                "domain": "peers consent 1",
                 "parts": ["6162", "", "63"],
-                "signed": hex(&crate::keys::signed_message(Domain::LINK, &[b"ab", b"", b"c"])),
-                "signature": hex(&alice.sign(Domain::LINK, &[b"ab", b"", b"c"]).0),
+                "signed": hex(&crate::keys::signed_message(Domain::CONSENT, &[b"ab", b"", b"c"])),
+                "signature": hex(&alice.sign(Domain::CONSENT, &[b"ab", b"", b"c"]).0),
             },
             "hash": { "parts": ["6162", "63"], "hash": hex(&hash(&[b"ab", b"c"])) },
             "keyed_hash": { "key": hex(&[7; 32]), "parts": ["6162", "63"], "hash": hex(&keyed_hash(&[7; 32], &[b"ab", b"c"])) },
@@ -118,8 +119,8 @@ fn topics_and_sealing_are_as_the_vectors_say() {
     let written = TopicKey::from_seed([3; 32]);
     let draft = Draft { created: WALL, lifetime: 60, previous: Link([4; 24]), postage: 16 };
     let packet = written.seal(&alice, draft, b"hello, world", &mut Steps::new()).unwrap().remove(0);
-    let sealed = seal_to(&alice, bob.id(), b"hello, bob", &mut Steps::new()).unwrap();
-    assert_eq!(open_from(&bob, &sealed).unwrap().0, alice.id());
+    let sealed = seal_to(&alice, bob.id(), "vector", b"hello, bob", &mut Steps::new()).unwrap();
+    assert_eq!(open_from(&bob, "vector", &sealed).unwrap().0, alice.id());
     let code: LinkCode = "zoo acid actor zebra".parse().unwrap();
     check(
         "topics",
@@ -135,36 +136,45 @@ fn topics_and_sealing_are_as_the_vectors_say() {
                 "nonce": hex(&[1; 24]), "body": hex(b"hello, world"), "packet": hex(packet.as_bytes()), "id": hex(&packet.id().0),
             },
             "sealed": {
-                "sender_seed": hex(&[1; 32]), "recipient_seed": hex(&[2; 32]), "ephemeral": hex(&[1; 32]), "plaintext": hex(b"hello, bob"), "sealed": hex(&sealed),
+                "sender_seed": hex(&[1; 32]), "recipient_seed": hex(&[2; 32]), "ephemeral": hex(&[1; 32]), "context": "vector", "plaintext": hex(b"hello, bob"), "sealed": hex(&sealed),
             },
         }),
     );
 }
 
 #[test]
-fn users_are_as_the_vectors_say() {
-    let [laptop, phone] = [1, 2].map(key);
-    let user = User::create(&laptop, "Alice", "laptop", WALL).unwrap();
-    let create = user.statements().next().unwrap().clone();
-    let parents = || vec![create.id()];
-    let add = Action::AddDevice { device: phone.id(), name: "phone".into(), consent: consent(&phone, laptop.id()) };
-    let revoke = Action::RevokeDevice { device: phone.id(), last: StatementId::NONE, sequence: 300 };
-    let statements = [
-        create.clone(),
-        Statement::sign(&laptop, parents(), WALL.plus(1), add),
-        Statement::sign(&laptop, parents(), WALL.plus(2), revoke),
-        Statement::sign(&laptop, parents(), WALL.plus(3), Action::Rename { name: "Alicia".into() }),
-    ];
-    let shown: Vec<_> =
-        statements.iter().map(|statement| json!({ "bytes": hex(&statement.encode()), "id": hex(&statement.id().0) })).collect();
-    let whole = User::from_statements(statements).unwrap();
-    assert_eq!((whole.name(), whole.devices().count()), ("Alicia", 1));
+fn groups_and_their_keys_are_as_the_vectors_say() {
+    let mut rng = Steps::new();
+    let [laptop, phone, phrase, guardian, new] = [1, 2, 3, 4, 5].map(key);
+    let mut user = Group::create_user(&laptop, "Alice", "laptop", WALL).unwrap();
+    let mut ring = Keyring::default();
+    let epoch = ring.rotate(&mut user, &laptop, WALL, &mut rng).unwrap();
+    let consent = user.consent(&phone, GroupId::NONE);
+    user.admit(&laptop, phone.id(), "phone", Role::Owner, GroupId::NONE, consent, WALL).unwrap();
+    user.add_recovery(&laptop, &phrase, WALL).unwrap();
+    let chosen = user.set_guardians(&phrase, 1, vec![vec![guardian.id()]], WALL).unwrap();
+    let endorsement = Endorsement::sign(&guardian, 1, user.id(), chosen, new.id());
+    user.recover(&new, "new laptop", vec![endorsement], WALL).unwrap();
+    user.remove(&new, phone.id(), 300, WALL).unwrap();
+    user.rename(&new, "Alicia", WALL).unwrap();
+    let grant = ring.grant(&user, &laptop, new.id(), &[], &mut rng).unwrap().unwrap();
+    let letter = seal_to_user(&guardian, &user, "vector", b"hello, Alicia", &mut rng).unwrap();
+    let mut statements: Vec<_> = user.statements().collect();
+    statements.sort_unstable_by_key(|statement| (statement.time(), statement.id()));
+    let member = |member: &crate::Member| json!({ "id": hex(&member.id.0), "name": member.name });
     check(
-        "users",
+        "groups",
         &json!({
-            "seeds": { "laptop": hex(&[1; 32]), "phone": hex(&[2; 32]) },
-            "statements": shown,
-            "user": { "id": hex(&user.id().0), "bytes": hex(&whole.encode()) },
+            "seeds": { "laptop": hex(&[1; 32]), "phone": hex(&[2; 32]), "recovery": hex(&[3; 32]), "guardian": hex(&[4; 32]), "new": hex(&[5; 32]) },
+            "examples": statement::tests::examples().iter().map(said).collect::<Vec<_>>(),
+            "user": {
+                "id": hex(&user.id().0), "name": user.name(), "bytes": hex(&user.encode()), "statements": statements.into_iter().map(said).collect::<Vec<_>>(),
+                "members": user.members().map(member).collect::<Vec<_>>(),
+                "removed": user.removed().map(|removed| json!({ "id": hex(&removed.id.0), "sequence": removed.sequence })).collect::<Vec<_>>(),
+            },
+            "epoch": { "id": hex(&epoch.0), "seed": hex(ring.get(epoch).unwrap().secret()), "keyring": hex(&ring.encode()) },
+            "grant": { "to": "new", "bytes": hex(&grant) },
+            "sealed_to_user": { "from": "guardian", "context": "vector", "plaintext": hex(b"hello, Alicia"), "sealed": hex(&letter) },
         }),
     );
 }
@@ -185,6 +195,10 @@ fn linking_is_as_the_vectors_say() {
             ],
         }),
     );
+}
+
+fn said(statement: &Statement) -> Value {
+    json!({ "bytes": hex(&statement.encode()), "id": hex(&statement.id().0) })
 }
 
 #[test]
@@ -214,7 +228,7 @@ fn a_key_file_is_as_the_vectors_say() {
 #[test]
 fn recovery_is_as_the_vectors_say() {
     let phrase = RecoveryPhrase::generate(&mut Steps::new());
-    let (user, guardians, device) = (UserId([0x55; 32]), StatementId([0x66; 32]), key(9).id());
+    let (user, guardians, device) = (GroupId([0x55; 32]), StatementId([0x66; 32]), key(9).id());
     let packages = Vault::seal(b"log and keys", user, guardians, WALL, 2, 3, &mut Steps::new()).unwrap();
     let answers = [0, 2].map(|at| {
         let guardian = key(packages[at].index());
