@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use peers_wire::{PeerId, Timestamp};
 
 use crate::group::{Fork, GroupError, Guardians, Member, State};
-use crate::statement::{Action, Endorsement, GroupId, Kind, Role, Statement, StatementId};
+use crate::statement::{Action, Endorsement, GroupId, Role, Statement, StatementId};
 
 /// What a key may do; each includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::handshake::tests as handshakes;
 use crate::{
-    Cipher, DeviceKey, DeviceSecrets, Domain, Draft, Endorsement, Group, GroupId, GuardianAnswer, Keyring, LinkCode, LinkUri, PassphraseCost,
-    Recovery, RecoveryPhrase, Role, SealedKeys, Statement, StatementId, TopicKey, Vault, derive, hash, keyed_hash, link, open_from, seal_to,
-    seal_to_user, statement,
+    Cipher, DeviceKey, DeviceSecrets, Domain, Draft, Endorsement, Group, GroupId, GuardianAnswer, Keyring, LinkCode, LinkUri,
+    PassphraseCost, Recovery, RecoveryPhrase, Role, SealedKeys, Statement, StatementId, TopicKey, Vault, derive, hash, keyed_hash, link,
+    open_from, seal_to, seal_to_user, statement,
 };
 
 const WALL: Timestamp = Timestamp(1_700_000_000_000);

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use peers_crypto::{DeviceKey, TopicKey};
 use peers_node::{Account, Config, Event, Stack};
 use peers_wire::Timestamp;
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
 
 const WALL: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -16,7 +18,7 @@ fn main() {
     let addresses: [SocketAddr; 2] = [([11, 0, 0, 1], 1).into(), ([11, 0, 0, 2], 1).into()];
     let mut stacks = [1u8, 2].map(|seed| {
         let key = DeviceKey::from_seed(&[seed; 32]);
-        let account = Account::create(WALL, &key, "example", [seed; 32]).expect("a valid name");
+        let account = Account::create(WALL, &key, "example", &mut ChaCha20Rng::from_seed([seed; 32])).expect("a valid name");
         Stack::new(start, WALL, Config::default(), key, account, [seed; 32])
     });
 

@@ -1,14 +1,15 @@
-//! The account of a user on this device: who its devices are, the secret they share, and which databases they keep.
+//! The account of a user on this device: who its devices are, which groups it is in, the keys of both, and which databases it keeps.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use peers_crypto::{DeviceKey, TopicKey, User, UserError, UserId};
+use peers_crypto::{DeviceKey, EpochKey, Group, GroupError, GroupId, Keyring, MAX_GROUP, StatementId, TopicKey, hash};
 use peers_wire::{DecodeError, PeerId, Reader, Timestamp, TopicId, Writer};
+use rand::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::message::{MAX_NAME, MAX_USER};
+use crate::message::{MAX_ENCODED_GROUP, MAX_NAME};
 
 /// A database: 32 random bytes, the same on every device that keeps it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,17 +107,71 @@ impl Catalogue {
     }
 }
 
+/// A user or group that this device is a member of, or was, with the keys of its epochs.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    pub(crate) group: Group,
+    pub(crate) keys: Keyring,
+    /// The epoch to seal under; `None`: begin one first.
+    current: Option<StatementId>,
+}
+
+impl Membership {
+    pub(crate) fn new(group: Group, keys: Keyring) -> Self {
+        let current = keys.current(&group).map(|(id, _)| id);
+        Self { group, keys, current }
+    }
+
+    /// Who is a member, and what is known of it.
+    pub const fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The keys of its epochs, as far as this device has them.
+    pub const fn keys(&self) -> &Keyring {
+        &self.keys
+    }
+
+    /// The epoch under which this device seals what it writes, unless it has to begin one first.
+    pub fn current(&self) -> Option<(StatementId, &TopicKey)> {
+        match self.current.and_then(|id| self.keys.get(id).map(|key| (id, key))) {
+            Some((id, EpochKey::Write(key))) => Some((id, key)),
+            _ => None,
+        }
+    }
+
+    /// To be called when the group or the keys have changed.
+    pub(crate) fn changed(&mut self) {
+        self.current = self.keys.current(&self.group).map(|(id, _)| id);
+    }
+
+    /// The keys of the newest epochs, the newest first: what is still written or on its way.
+    pub(crate) fn recent(&self) -> impl Iterator<Item = &EpochKey> {
+        self.group.epochs().into_iter().filter_map(|id| self.keys.get(id)).take(MAX_RECENT_EPOCHS)
+    }
+
+    fn encode(&self, writer: &mut Writer) {
+        writer.string(&self.group.encode()).string(&self.keys.encode());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let group = Group::decode(reader.string(MAX_ENCODED_GROUP, "group")?).map_err(|_| DecodeError::Range("group"))?;
+        let keys = Keyring::decode(reader.string(MAX_GROUP, "keys")?, &group)?;
+        Ok(Self::new(group, keys))
+    }
+}
+
 /// A user as this device knows them.
 #[derive(Clone)]
 pub struct Account {
-    pub(crate) user: User,
-    pub(crate) secret: Zeroizing<[u8; 32]>,
+    pub(crate) user: Membership,
+    pub(crate) groups: BTreeMap<GroupId, Membership>,
     pub(crate) catalogue: Catalogue,
 }
 
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Account").field("user", &self.user).field("catalogue", &self.catalogue).finish_non_exhaustive()
+        f.debug_struct("Account").field("user", &self.user.group).field("catalogue", &self.catalogue).finish_non_exhaustive()
     }
 }
 
@@ -124,20 +179,36 @@ impl Account {
     /// A new user whose only device is this one; the user takes the device's name.
     ///
     /// # Errors
-    /// [`UserError::Name`] if `device_name` is none.
-    pub fn create(wall: Timestamp, key: &DeviceKey, device_name: &str, secret: [u8; 32]) -> Result<Self, UserError> {
-        let user = User::create(key, device_name, device_name, wall)?;
-        Ok(Self { user, secret: Zeroizing::new(secret), catalogue: Catalogue::default() })
+    /// [`GroupError`] if `device_name` is none.
+    pub fn create(wall: Timestamp, key: &DeviceKey, device_name: &str, rng: &mut impl CryptoRng) -> Result<Self, GroupError> {
+        let mut group = Group::create_user(key, device_name, device_name, wall)?;
+        let mut keys = Keyring::default();
+        keys.rotate(&mut group, key, wall, rng)?;
+        Ok(Self { user: Membership::new(group, keys), groups: BTreeMap::new(), catalogue: Catalogue::default() })
     }
 
     /// The user.
-    pub fn id(&self) -> UserId {
-        self.user.id()
+    pub fn id(&self) -> GroupId {
+        self.user.group.id()
     }
 
     /// The user's devices and what is known of them.
-    pub const fn user(&self) -> &User {
-        &self.user
+    pub const fn user(&self) -> &Group {
+        &self.user.group
+    }
+
+    /// The groups that this device is in.
+    pub fn groups(&self) -> impl Iterator<Item = &Membership> {
+        self.groups.values()
+    }
+
+    /// A group that this device is in, or the user.
+    pub fn membership(&self, id: GroupId) -> Option<&Membership> {
+        if id == self.id() { Some(&self.user) } else { self.groups.get(&id) }
+    }
+
+    pub(crate) fn membership_mut(&mut self, id: GroupId) -> Option<&mut Membership> {
+        if id == self.id() { Some(&mut self.user) } else { self.groups.get_mut(&id) }
     }
 
     /// The user's databases.
@@ -147,29 +218,17 @@ impl Account {
 
     /// Whether `peer` is one of the user's devices.
     pub fn has_device(&self, peer: PeerId) -> bool {
-        self.user.contains(peer)
+        self.user.group.contains(peer)
     }
 
-    /// The topic on which the user's devices tell each other of changes to the account.
-    pub(crate) fn topic(&self) -> TopicKey {
-        TopicKey::derive(&self.secret, "account")
-    }
-
-    /// The topic of the user's own with that label, the same on all their devices.
-    pub fn labelled_topic(&self, label: &str) -> TopicKey {
-        TopicKey::derive(&self.secret, &format!("topic {label}"))
-    }
-
-    /// The topic on which changes of a database wait for the devices that are offline.
-    pub(crate) fn database_topic(&self, database: DatabaseId) -> TopicKey {
-        TopicKey::derive(&self.secret, &format!("database {database}"))
-    }
-
-    /// The bytes to keep on disk (sealed): they hold the user's secret.
+    /// The bytes to keep on disk (sealed): they hold secrets.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut writer = Writer::default();
-        writer.u8(FORMAT).bytes(&*self.secret).string(&self.user.encode());
+        writer.u8(FORMAT);
+        self.user.encode(&mut writer);
         self.catalogue.encode(&mut writer);
+        writer.varint(self.groups.len() as u64);
+        self.groups.values().for_each(|group| group.encode(&mut writer));
         Zeroizing::new(writer.finish())
     }
 
@@ -183,38 +242,68 @@ impl Account {
             FORMAT => {}
             other => return Err(DecodeError::Kind(other)),
         }
-        let secret = Zeroizing::new(reader.array()?);
-        let user = User::decode(reader.string(MAX_USER, "user")?).map_err(|_| DecodeError::Range("user"))?;
+        let user = Membership::decode(&mut reader)?;
         let catalogue = Catalogue::decode(&mut reader)?;
+        let mut groups = BTreeMap::new();
+        for _ in 0..reader.count(MAX_GROUPS, "groups")? {
+            let group = Membership::decode(&mut reader)?;
+            groups.insert(group.group.id(), group);
+        }
         reader.finish()?;
-        Ok(Self { user, secret, catalogue })
+        Ok(Self { user, groups, catalogue })
     }
 }
 
+/// Names a topic of the user's own on this device, for good: its keys change with the epochs, and with the user.
+pub(crate) fn label_id(label: &str) -> TopicId {
+    TopicId(hash(&[b"peers label", label.as_bytes()]))
+}
+
+/// What an epoch's key of the user gives: the topic on which the user's devices tell each other of changes to the account.
+pub(crate) fn account_topic(epoch: &TopicKey) -> TopicKey {
+    TopicKey::derive(epoch.seed(), "account")
+}
+
+/// The topic of the user's own with that label.
+pub(crate) fn labelled_topic(epoch: &TopicKey, label: &str) -> TopicKey {
+    TopicKey::derive(epoch.seed(), &format!("topic {label}"))
+}
+
+/// The topic on which changes of a database wait for the devices that are offline.
+pub(crate) fn database_topic(epoch: &TopicKey, database: DatabaseId) -> TopicKey {
+    TopicKey::derive(epoch.seed(), &format!("database {database}"))
+}
+
+/// Groups that a device may be in.
+pub(crate) const MAX_GROUPS: usize = 256;
+/// Epochs whose topics are followed: what was written in them may still be on its way.
+const MAX_RECENT_EPOCHS: usize = 4;
 /// Databases a user can have.
 pub(crate) const MAX_DATABASES: usize = 1024;
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha20Rng;
 
     #[test]
-    fn an_account_with_long_statements_reads_back() {
+    fn an_account_with_groups_and_many_statements_reads_back() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
         let key = DeviceKey::from_seed(&[1; 32]);
-        let mut account = Account::create(Timestamp(1), &key, "laptop", [2; 32]).unwrap();
-        // Sixteen at a time that do not know of each other: each names sixteen before it.
-        for round in 0..28 {
-            let known = account.user.clone();
-            for name in 0..16 {
-                let mut user = known.clone();
-                let statement = user.rename(&key, &format!("{name} of {round}"), Timestamp(1)).unwrap();
-                account.user.merge([statement]).unwrap();
-            }
+        let mut account = Account::create(Timestamp(1), &key, "laptop", &mut rng).unwrap();
+        for i in 0..100 {
+            account.user.group.rename(&key, &format!("name {i}"), Timestamp(1)).unwrap();
         }
-        let bytes = account.encode();
-        assert!(bytes.len() > 256 << 10);
-        assert_eq!(Account::decode(&bytes).unwrap().user(), account.user());
+        let mut group = Group::create_group(&key, account.id(), "Choir", "laptop", Timestamp(1)).unwrap();
+        let mut keys = Keyring::default();
+        keys.rotate(&mut group, &key, Timestamp(1), &mut rng).unwrap();
+        account.groups.insert(group.id(), Membership::new(group, keys));
+        let again = Account::decode(&account.encode()).unwrap();
+        assert_eq!(again.user(), account.user());
+        let [before, after] = [&account, &again].map(|account| account.groups().next().unwrap().current().unwrap().1.id());
+        assert_eq!(before, after);
     }
 
     #[test]

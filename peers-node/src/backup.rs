@@ -169,7 +169,7 @@ mod tests {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         home.create().unwrap();
         let keys = KeyFile::create(&home.key_file(), b"", PassphraseCost::default(), &mut rng).unwrap();
-        let account = Account::create(Timestamp(1), keys.device_key(), "laptop", [7; 32]).unwrap().encode();
+        let account = Account::create(Timestamp(1), keys.device_key(), "laptop", &mut rng).unwrap().encode();
         add_account(&home.state_file(), keys.storage_key(), &account).unwrap();
         Device { _temp: temp, home, keys, rng }
     }
@@ -227,7 +227,7 @@ mod tests {
         let mut device = device(1);
         let file = exported(&mut device, "");
         // What the device learned after the export.
-        let newer = Account::create(Timestamp(2), device.keys.device_key(), "renamed", [7; 32]).unwrap().encode();
+        let newer = Account::create(Timestamp(2), device.keys.device_key(), "renamed", &mut device.rng).unwrap().encode();
         fs::remove_file(device.home.state_file()).unwrap();
         add_account(&device.home.state_file(), device.keys.storage_key(), &newer).unwrap();
         fs::remove_file(device.home.key_file()).unwrap();

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::account::DatabaseId;
 use crate::clock::Clock;
 use crate::database::{DatabaseOutput, DatabaseThread, Output};
+use crate::linking::LinkMatch;
 use crate::mailbox::{self, Kept};
 use crate::message::{Letter, LetterId, MailBody};
 use crate::sockets::Sockets;
@@ -49,7 +50,7 @@ pub(crate) struct Driver {
     pub(crate) outputs: mpsc::Sender<Output>,
     thread_outputs: mpsc::Receiver<Output>,
     pub(crate) databases: BTreeMap<DatabaseId, DatabaseThread>,
-    pub(crate) labels: BTreeMap<TopicId, (String, TopicKey)>,
+    pub(crate) labels: BTreeMap<TopicId, (String, Option<TopicKey>)>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
     pub(crate) publications: HashMap<PacketId, watch::Sender<u32>>,
     pub(crate) letters: HashMap<LetterId, watch::Sender<LetterState>>,
@@ -68,7 +69,7 @@ pub(crate) struct Parts {
     pub(crate) sockets: Sockets,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
-    pub(crate) labels: BTreeMap<TopicId, (String, TopicKey)>,
+    pub(crate) labels: BTreeMap<TopicId, (String, Option<TopicKey>)>,
 }
 
 impl Driver {
@@ -238,8 +239,8 @@ impl Driver {
                 self.tell(NodeEvent::AccountChanged);
             }
             stack::Event::LinkMatched(found) => {
-                let (user, user_name) = found.user;
-                let matched = Matched { device: found.device, name: found.name, user: user.to_string(), user_name, words: found.words };
+                let LinkMatch { device, name, joins, kind, group, role, words } = found;
+                let matched = Matched { device, name, joins: joins.to_string(), kind: kind.into(), group, role: role.into(), words };
                 if let Some(sender) = self.linking.as_mut().and_then(|watch| watch.matched.take()) {
                     let _ = sender.send(matched.clone());
                 }
@@ -256,6 +257,18 @@ impl Driver {
                 tracing::warn!("{device} came to an invitation that is over: {attempts} devices in all have tried it");
                 self.tell(NodeEvent::LinkAttempt { device, attempts });
             }
+            stack::Event::Restored { user, name } => {
+                let events = self.events.clone();
+                self.store_account(move |stored| match stored {
+                    Ok(()) => drop(events.send(NodeEvent::Restored { user: user.to_string(), name })),
+                    Err(error) => tracing::error!("the restored account could not be stored: {error}"),
+                });
+            }
+            stack::Event::RestoreFailed(failure) => self.tell(NodeEvent::RestoreFailed { reason: failure.to_string() }),
+            stack::Event::RecoveryProgress { user, have, need } => {
+                self.tell(NodeEvent::RecoveryProgress { user: user.to_string(), have, need });
+            }
+            stack::Event::GuardianPackage { .. } => {}
             stack::Event::Keep(packet) => self.keep(packet),
             stack::Event::Forget(id) => {
                 self.store.write_behind("the cache", move |c| c.execute("DELETE FROM packet WHERE id = ?1", [id.0]).map(drop))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use peers_crypto::{Ticket, TopicKey};
+use peers_crypto::{GroupId, Ticket, TopicKey};
 use peers_sync::Replica;
 use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId};
 use rand::RngExt;
@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::account::DatabaseId;
 use crate::database::DatabaseThread;
 use crate::driver::LetterState;
+use crate::groups::GroupPublishError;
 use crate::message::LetterId;
 use crate::node::{Closed, LinkError, Node, PublishError, SavedDatabase};
 use crate::stack;
@@ -28,7 +29,18 @@ pub struct Topic {
     pub(crate) node: Node,
     pub(crate) id: TopicId,
     pub(crate) label: String,
-    pub(crate) key: TopicKey,
+    pub(crate) source: TopicSource,
+}
+
+/// Whose key a topic is sealed under.
+#[derive(Debug, Clone)]
+pub(crate) enum TopicSource {
+    /// Its own.
+    Key(TopicKey),
+    /// That of the user's present epoch, and the topic's label.
+    User,
+    /// That of a group's present epoch.
+    Group(GroupId),
 }
 
 impl Topic {
@@ -47,22 +59,29 @@ impl Topic {
     /// # Errors
     /// [`PublishError`].
     pub async fn publish(&self, body: impl Into<Bytes>) -> Result<Publication, PublishError> {
-        let (key, body) = (self.key.clone(), body.into());
+        let (topic, source, label, body) = (self.id, self.source.clone(), self.label.clone(), body.into());
         let size = body.len();
         let (sender, queued) = oneshot::channel();
         let (holders_sender, holders) = watch::channel(0);
         let published = self.node.call(move |driver, now, wall| {
-            let id = driver.stack.publish(now, wall, &key, &body).ok()?;
+            let id = match source {
+                TopicSource::Key(key) => driver.stack.publish(now, wall, &key, &body)?,
+                TopicSource::User => driver.stack.publish_to_label(now, wall, &label, &body)?,
+                TopicSource::Group(group) => driver.stack.publish_to_group(now, wall, group, &body)?,
+            };
             driver.publications.retain(|_, watched| !watched.is_closed());
             driver.publications.insert(id, holders_sender);
             // The packets go to disk first: the history's job is behind them in the queue.
             driver.drain(now, wall);
             let previous = driver.stack.cache().get(&id).and_then(Packet::previous).unwrap_or(Link::NONE);
-            let message = stack::TopicMessage { topic: key.id(), id, author: driver.stack.id(), created: wall, previous, payload: body };
+            let message = stack::TopicMessage { topic, id, author: driver.stack.id(), created: wall, previous, payload: body };
             driver.store_message(message, |stored| drop(sender.send(stored)));
-            Some(id)
+            Ok(id)
         });
-        let id = published.await?.ok_or(PublishError::TooLarge { size, max: peers_wire::MAX_MESSAGE })?;
+        let id = published.await?.map_err(|error: GroupPublishError| match error {
+            GroupPublishError::Group(error) => PublishError::Group(error),
+            GroupPublishError::Seal(_) => PublishError::TooLarge { size, max: peers_wire::MAX_MESSAGE },
+        })?;
         queued.await.map_err(|_| Closed)?.map_err(PublishError::State)?;
         Ok(Publication { id, holders })
     }
@@ -95,7 +114,9 @@ impl Topic {
         let _ = self.node.shared.store.run(move |c| c.execute("DELETE FROM topic WHERE id = ?1", [id.0])).await;
         self.node
             .call(move |driver, now, wall| {
-                driver.labels.remove(&id);
+                if let Some((label, None)) = driver.labels.remove(&id) {
+                    driver.stack.unsubscribe_label(now, wall, &label);
+                }
                 driver.stack.unsubscribe(now, wall, id);
             })
             .await
@@ -567,7 +588,7 @@ impl Database {
         let others = self.node.call(move |driver, _, _| {
             let own = driver.stack.id();
             let devices: Vec<PeerId> =
-                driver.stack.account().user().devices().map(|device| device.id).filter(|device| *device != own).collect();
+                driver.stack.account().user().members().map(|device| device.id).filter(|device| *device != own).collect();
             (devices, driver.databases.get(&id).and_then(DatabaseThread::trouble))
         });
         let (devices, trouble) = others.await?;

@@ -6,6 +6,7 @@ mod clock;
 mod counters;
 mod database;
 mod driver;
+mod groups;
 mod handles;
 mod home;
 mod json;
@@ -14,6 +15,7 @@ mod mail;
 mod mailbox;
 mod message;
 mod node;
+mod recovery;
 mod sockets;
 mod stack;
 mod store;
@@ -21,17 +23,19 @@ mod topics;
 pub mod transport;
 mod types;
 
-pub use account::{Account, Catalogue, DatabaseId};
+pub use account::{Account, Catalogue, DatabaseId, Membership};
 pub use backup::{ImportError, Imported, export, import};
+pub use groups::{Audit, AuditMember, AuditRemoved, GroupPublishError};
 pub use handles::{Acceptance, Changes, Database, DatabaseError, DatabaseOptions, Invitation, Messages, Publication, Sending, Topic};
 pub use home::Home;
 pub use linking::{LinkFailure, LinkMatch, LinkOptions};
 pub use message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
 pub use node::{Bootstrap, Closed, Events, LinkError, Node, OpenError, Options, PublishError};
+pub use recovery::RestoreFailure;
 pub use sockets::BindError;
 pub use stack::{Config, DatabaseInput, Event, Stack, Stats, TopicMessage};
 pub use store::StoreError;
 pub use types::{
-    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, Linked, Mail, Matched, Message, NodeEvent, PeerStatus, Status, TableStatus,
-    TopicStatus, UserStatus,
+    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, GroupKind, Linked, Mail, Matched, MemberRole, Message, NodeEvent, PeerStatus,
+    Status, TableStatus, TopicStatus, UserStatus,
 };

@@ -1,16 +1,18 @@
 //! Linking a device: the conversation of [`peers_crypto`]'s inviter and acceptor, carried by the topic that the ticket names.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use peers_crypto::{
-    Acceptor, AcceptorEvent, Inviter, InviterEvent, LinkCode, LinkRefusal, LinkStep, LinkUri, Ticket, TopicKey, User, UserError, UserId,
-    consent, is_name,
+    Acceptor, AcceptorEvent, Group, GroupError, GroupId, Inviter, InviterEvent, Keyring, Kind, LinkCode, LinkRefusal, LinkStep, LinkUri,
+    Role, Ticket, TopicKey, consent, is_name,
 };
 use peers_wire::{DecodeError, PeerId, Reader, Signature, Timestamp, TopicId, Writer};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::account::Account;
+use crate::account::{Account, MAX_GROUPS, Membership};
+use crate::message::MAX_ENCODED_GROUP;
 use crate::stack::{Event, Stack};
 use crate::topics::Purpose;
 
@@ -20,12 +22,18 @@ pub enum LinkFailure {
     /// The code was wrong or has expired, nobody answered, or somebody said no.
     #[error(transparent)]
     Refused(#[from] LinkRefusal),
-    /// The device cannot be added to the user.
-    #[error("the device cannot be added: {0}")]
-    User(#[from] UserError),
+    /// The device cannot be admitted.
+    #[error("the device cannot be admitted: {0}")]
+    Group(#[from] GroupError),
     /// The inviting device, which knows the code, sent what makes no sense.
     #[error("the other device sent what makes no sense ({0}): update both and try again")]
     Invalid(DecodeError),
+    /// This device is linked to others already, and was invited to be a device of another user.
+    #[error("this device is linked to others already: link the other one from here, or start with an empty PEERS_HOME")]
+    Linked,
+    /// This device is in as many groups as it can be.
+    #[error("this device is in too many groups: leave one first")]
+    TooManyGroups,
 }
 
 /// How to invite, or to accept an invitation.
@@ -44,8 +52,14 @@ pub struct LinkMatch {
     pub device: PeerId,
     /// Its name.
     pub name: String,
-    /// The user that is joined: its id and name.
-    pub user: (UserId, String),
+    /// The user or group that is joined.
+    pub joins: GroupId,
+    /// Which of the two.
+    pub kind: Kind,
+    /// Its name.
+    pub group: String,
+    /// What the device that joins may do in it.
+    pub role: Role,
     /// The same words are shown on both devices, unless somebody is between them.
     pub words: String,
 }
@@ -66,6 +80,8 @@ struct Linking {
     until: Instant,
     found: Option<LinkMatch>,
     confirmed: bool,
+    /// What the inviter invites to, and as what.
+    to: (GroupId, Role),
 }
 
 #[derive(Debug)]
@@ -89,14 +105,26 @@ struct Spent {
 }
 
 impl Stack {
-    /// Begins an invitation and gives its ticket, good for ten minutes and one guess. [`Event::LinkMatched`] shows who took it, [`Event::Linked`] or
+    /// Begins an invitation to a group in a role, or as a device of the user, and gives its ticket, good for ten minutes and one guess. [`Event::LinkMatched`] shows who took it, [`Event::Linked`] or
     /// [`Event::LinkFailed`] ends it.
     ///
     /// # Errors
     /// Says what is in the way.
-    pub fn invite(&mut self, now: Instant, wall: Timestamp, options: LinkOptions) -> Result<Ticket, &'static str> {
+    pub fn invite(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        to: Option<(GroupId, Role)>,
+        options: LinkOptions,
+    ) -> Result<Ticket, &'static str> {
         if self.linking.current.is_some() {
             return Err(BUSY);
+        }
+        let to = to.unwrap_or_else(|| (self.account.id(), Role::Owner));
+        match self.account.membership(to.0).map(|membership| membership.group.role_of(self.id())) {
+            Some(Some(Role::Owner)) => {}
+            Some(Some(_)) => return Err("only an owner invites to a group: ask one"),
+            _ => return Err("this device is not in it: see `peers group list` and `peers id list`"),
         }
         let ticket = loop {
             let ticket = if options.by_link {
@@ -112,7 +140,7 @@ impl Stack {
             }
         };
         let inviter = Box::new(Inviter::new(&ticket, &self.key, wall, &mut self.rng));
-        self.begin_linking(now, wall, &ticket, Side::Inviter { inviter, consent: None }, !options.confirm);
+        self.begin_linking(now, wall, &ticket, Side::Inviter { inviter, consent: None }, !options.confirm, to);
         self.settle(now, wall);
         Ok(ticket)
     }
@@ -126,9 +154,6 @@ impl Stack {
         if self.linking.current.is_some() {
             return Err(BUSY);
         }
-        if self.account.user().devices().count() > 1 {
-            return Err("this device is linked to others already: link the other one from here, or start with an empty PEERS_HOME");
-        }
         if ticket.inviter() == Some(self.id()) {
             return Err("this link was made by this device itself: open it on the other one");
         }
@@ -139,7 +164,7 @@ impl Stack {
             let _ = self.agent.connect(now, wall, inviter, ticket.addresses());
         }
         let side = Side::Acceptor { acceptor: Box::new(acceptor), inviter: ticket.inviter() };
-        self.begin_linking(now, wall, ticket, side, !options.confirm);
+        self.begin_linking(now, wall, ticket, side, !options.confirm, (GroupId::NONE, Role::Reader));
         if let Some(linking) = self.linking.current.take() {
             self.say_link(now, wall, &linking, &hello);
             self.linking.current = Some(linking);
@@ -175,11 +200,11 @@ impl Stack {
         self.settle(now, wall);
     }
 
-    fn begin_linking(&mut self, now: Instant, wall: Timestamp, ticket: &Ticket, side: Side, confirmed: bool) {
+    fn begin_linking(&mut self, now: Instant, wall: Timestamp, ticket: &Ticket, side: Side, confirmed: bool, to: (GroupId, Role)) {
         let topic = ticket.rendezvous();
         let read = topic.read_key();
         self.linking.spent.retain(|spent| spent.topic.id() != topic.id());
-        self.keep_linking(now, wall, Linking { side, topic, until: now, found: None, confirmed });
+        self.keep_linking(now, wall, Linking { side, topic, until: now, found: None, confirmed, to });
         self.follow(now, read, Purpose::Link);
     }
 
@@ -277,11 +302,12 @@ impl Stack {
         let Side::Inviter { inviter, consent } = &mut linking.side else { return };
         match event {
             InviterEvent::Proven { device, name, words } => {
-                let user = (self.account.id(), self.account.user().name().to_owned());
-                let offer =
-                    Offer { user: user.clone(), inviter: self.account.user().name_of(self.key.id()).unwrap_or_default().to_owned() };
-                let offer = inviter.offer(&offer.encode());
-                self.on_match(&mut linking, LinkMatch { device, name, user, words });
+                let Some(membership) = self.account.membership(linking.to.0) else { return };
+                let (joins, role) = linking.to;
+                let (kind, group) = (membership.group.kind(), membership.group.name().to_owned());
+                let invited_by = self.account.user().name_of(self.key.id()).unwrap_or_default().to_owned();
+                let offer = inviter.offer(&Offer { joins, kind, role, group: group.clone(), inviter: invited_by }.encode());
+                self.on_match(&mut linking, LinkMatch { device, name, joins, kind, group, role, words });
                 if let Some(offer) = offer {
                     self.say_link(now, wall, &linking, &offer);
                 }
@@ -297,8 +323,14 @@ impl Stack {
     fn on_acceptor_event(&mut self, now: Instant, wall: Timestamp, mut linking: Linking, event: AcceptorEvent) {
         match event {
             AcceptorEvent::Offered { inviter, offer, words } => match Offer::decode(&offer) {
-                Ok(offer) => {
-                    self.on_match(&mut linking, LinkMatch { device: inviter, name: offer.inviter, user: offer.user, words });
+                Ok(Offer { joins, kind, role, group, inviter: name }) => {
+                    if kind == Kind::User && self.account.user().members().count() > 1 {
+                        return self.decline_linking(now, wall, linking, LinkFailure::Linked);
+                    }
+                    if kind == Kind::Group && self.account.groups.len() >= MAX_GROUPS {
+                        return self.decline_linking(now, wall, linking, LinkFailure::TooManyGroups);
+                    }
+                    self.on_match(&mut linking, LinkMatch { device: inviter, name, joins, kind, group, role, words });
                     self.go_on(now, wall, linking);
                 }
                 Err(error) => self.decline_linking(now, wall, linking, LinkFailure::Invalid(error)),
@@ -318,21 +350,21 @@ impl Stack {
         match &mut linking.side {
             Side::Inviter { inviter, consent } => {
                 let Some(consent) = consent.take() else { return self.keep_linking(now, wall, linking) };
-                let before = self.device_ids();
-                if let Err(failure) = self.add_device(wall, &found, &consent) {
-                    return self.decline_linking(now, wall, linking, failure);
-                }
-                let mut content = Zeroizing::new(self.account.secret.to_vec());
-                content.extend_from_slice(&self.account.user.encode());
-                if let Some(welcome) = inviter.welcome(&content) {
+                let welcome = match self.admit_newcomer(now, wall, &found, &consent) {
+                    Ok(welcome) => welcome,
+                    Err(failure) => return self.decline_linking(now, wall, linking, failure),
+                };
+                if let Some(welcome) = inviter.welcome(&welcome) {
                     self.say_link(now, wall, &linking, &welcome);
                 }
-                self.on_account_changed(now, wall);
-                self.meet_devices(now, wall, &before);
+                self.meet_members(now, wall, found.joins);
                 self.end_linking(now, linking, found);
             }
             Side::Acceptor { acceptor, .. } => {
-                if let Some(consent) = acceptor.answer(wall, &consent(&self.key, found.device).0) {
+                let holder = self.holder_in(&found);
+                let mut content = consent(&self.key, found.joins, holder).0.to_vec();
+                content.extend_from_slice(&holder.0);
+                if let Some(consent) = acceptor.answer(wall, &content) {
                     self.say_link(now, wall, &linking, &consent);
                 }
                 self.keep_linking(now, wall, linking);
@@ -340,37 +372,74 @@ impl Stack {
         }
     }
 
-    /// The other device knew the code and consents: it becomes the user's.
-    fn add_device(&mut self, wall: Timestamp, found: &LinkMatch, consent: &[u8]) -> Result<(), LinkFailure> {
-        let consent = Signature(consent.try_into().map_err(|_| LinkFailure::Invalid(DecodeError::Range("consent")))?);
-        if !self.account.user.contains(found.device) {
-            self.account.user.add_device(&self.key, found.device, &found.name, consent, wall)?;
-        }
-        Ok(())
+    /// Whose device this one is in what it joins.
+    fn holder_in(&self, found: &LinkMatch) -> GroupId {
+        if found.kind == Kind::User { GroupId::NONE } else { self.account.id() }
     }
 
-    /// The inviting device took us in: its user is ours from now on.
+    /// The other device knew the code and consents: it is a member now. Gives what it needs for that.
+    fn admit_newcomer(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        found: &LinkMatch,
+        content: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, LinkFailure> {
+        let mut reader = Reader::new(content);
+        let (Ok(consent), Ok(holder), true) = (reader.array(), reader.array(), reader.remaining() == 0) else {
+            return Err(LinkFailure::Invalid(DecodeError::Range("consent")));
+        };
+        let (consent, holder) = (Signature(consent), GroupId(holder));
+        let member = self.account.membership(found.joins).is_some_and(|membership| membership.group.contains(found.device));
+        if !member {
+            self.change_group(now, wall, found.joins, |group, key| {
+                group.admit(key, found.device, &found.name, found.role, holder, consent, wall).map(drop)
+            })?;
+        }
+        let membership = self.account.membership(found.joins).ok_or(GroupError::NotAMember(found.device))?;
+        let grant = membership.keys.grant(&membership.group, &self.key, found.device, &[], &mut self.rng);
+        let mut welcome = Writer::default();
+        welcome.string(&membership.group.encode()).bytes(&grant.ok().flatten().unwrap_or_default());
+        Ok(Zeroizing::new(welcome.finish()))
+    }
+
+    /// The inviting device took us in: into its user, which is ours from now on, or into a group.
     fn on_welcome(&mut self, now: Instant, wall: Timestamp, linking: Linking, content: &[u8]) {
         let Some(found) = linking.found.clone() else { return };
         match self.read_welcome(&found, content) {
-            Ok(account) => {
-                self.replace_account(now, wall, account);
+            Ok(joined) => {
+                match found.kind {
+                    Kind::User => {
+                        let account = Account { user: joined, groups: BTreeMap::new(), catalogue: self.account.catalogue.clone() };
+                        self.replace_account(now, wall, account);
+                    }
+                    Kind::Group => {
+                        self.account.groups.insert(found.joins, joined);
+                        self.on_group_changed(now, wall, found.joins);
+                        self.meet_members(now, wall, found.joins);
+                    }
+                }
                 self.end_linking(now, linking, found);
             }
             Err(failure) => self.fail_linking(now, linking, failure),
         }
     }
 
-    fn read_welcome(&self, found: &LinkMatch, content: &[u8]) -> Result<Account, LinkFailure> {
-        let (secret, statements) = content.split_first_chunk::<32>().ok_or(LinkFailure::Invalid(DecodeError::Truncated))?;
-        let user = User::decode(statements)?;
-        if user.id() != found.user.0 {
-            return Err(LinkFailure::Invalid(DecodeError::Range("user")));
+    fn read_welcome(&self, found: &LinkMatch, content: &[u8]) -> Result<Membership, LinkFailure> {
+        let mut reader = Reader::new(content);
+        let statements = reader.string(MAX_ENCODED_GROUP, "group").map_err(LinkFailure::Invalid)?;
+        let group = Group::decode(statements)?;
+        if group.id() != found.joins || group.kind() != found.kind {
+            return Err(LinkFailure::Invalid(DecodeError::Range("group")));
         }
-        match [found.device, self.id()].into_iter().find(|device| !user.contains(*device)) {
-            Some(missing) => Err(UserError::NotADevice(missing).into()),
-            None => Ok(Account { user, secret: Zeroizing::new(*secret), catalogue: self.account.catalogue.clone() }),
+        if let Some(missing) = [found.device, self.id()].into_iter().find(|device| !group.contains(*device)) {
+            return Err(GroupError::NotAMember(missing).into());
         }
+        let mut keys = Keyring::default();
+        if keys.accept(&group, &self.key, reader.rest()).is_err() {
+            return Err(LinkFailure::Invalid(DecodeError::Range("keys")));
+        }
+        Ok(Membership::new(group, keys))
     }
 
     /// Ends it from this side, and tells the other.
@@ -437,9 +506,12 @@ impl Linking {
     }
 }
 
-/// What the inviter offers: the user to join.
+/// What the inviter offers to join.
 struct Offer {
-    user: (UserId, String),
+    joins: GroupId,
+    kind: Kind,
+    role: Role,
+    group: String,
     /// The name of the device that invites.
     inviter: String,
 }
@@ -447,20 +519,22 @@ struct Offer {
 impl Offer {
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
-        writer.bytes(&self.user.0.0).string(self.user.1.as_bytes()).string(self.inviter.as_bytes());
+        writer.bytes(&self.joins.0).u8(self.kind as u8).u8(self.role as u8);
+        writer.string(self.group.as_bytes()).string(self.inviter.as_bytes());
         writer.finish()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let id = UserId(reader.array()?);
+        let joins = GroupId(reader.array()?);
+        let (kind, role) = (Kind::read(&mut reader)?, Role::read(&mut reader)?);
         let mut name = || reader.text(peers_crypto::MAX_NAME, "name").map(str::to_owned);
-        let (user, inviter) = (name()?, name()?);
+        let (group, inviter) = (name()?, name()?);
         reader.finish()?;
-        if !is_name(&user) || !is_name(&inviter) {
+        if !is_name(&group) || !is_name(&inviter) {
             return Err(DecodeError::Range("name"));
         }
-        Ok(Self { user: (id, user), inviter })
+        Ok(Self { joins, kind, role, group, inviter })
     }
 }
 
@@ -476,6 +550,8 @@ const LINK_LIFETIME: u16 = 10;
 mod tests {
     use peers_crypto::DeviceKey;
     use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha20Rng;
 
     use super::*;
     use crate::stack::Config;
@@ -489,54 +565,74 @@ mod tests {
     fn stack(key: &DeviceKey, name: &str) -> Stack {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
         let now = Instant::now();
-        let account = Account::create(WALL, key, name, [3; 32]).unwrap();
+        let account = Account::create(WALL, key, name, &mut ChaCha20Rng::from_seed([3; 32])).unwrap();
         Stack::new(now, WALL, Config::default(), key.clone(), account, [4; 32])
     }
 
-    fn found(device: PeerId, user: &User) -> LinkMatch {
-        LinkMatch { device, name: "other".into(), user: (user.id(), user.name().into()), words: String::new() }
+    fn found(device: PeerId, group: &Group) -> LinkMatch {
+        let (joins, kind, group) = (group.id(), group.kind(), group.name().to_owned());
+        LinkMatch { device, name: "other".into(), joins, kind, group, role: Role::Owner, words: String::new() }
+    }
+
+    /// The consent to join `group` as a device of it.
+    fn consents(device: &DeviceKey, group: GroupId) -> Vec<u8> {
+        [&consent(device, group, GroupId::NONE).0[..], &GroupId::NONE.0].concat()
     }
 
     #[test]
     fn a_welcome_to_another_user_or_without_us_is_refused() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
+        let now = Instant::now();
         let [laptop, phone] = keys();
         let (mut inviter, acceptor) = (stack(&laptop, "laptop"), stack(&phone, "phone"));
+        let (alice, bob) = (inviter.account.id(), acceptor.account.id());
         let offered = found(laptop.id(), inviter.account.user());
-        let welcome = |user: &User| [&[9; 32][..], &user.encode()].concat();
-        let without_us = acceptor.read_welcome(&offered, &welcome(inviter.account.user())).map(|account| account.id());
-        assert_eq!(without_us, Err(UserError::NotADevice(phone.id()).into()));
-        let another = acceptor.read_welcome(&offered, &welcome(acceptor.account.user())).map(|account| account.id());
-        assert_eq!(another, Err(LinkFailure::Invalid(DecodeError::Range("user"))));
-        assert!(acceptor.read_welcome(&offered, &[9; 31]).is_err() && acceptor.read_welcome(&offered, &[9; 40]).is_err());
+        let welcome = |group: &Group| {
+            let mut writer = Writer::default();
+            writer.string(&group.encode());
+            writer.finish()
+        };
+        let read = |welcome: &[u8]| acceptor.read_welcome(&offered, welcome).map(|joined| joined.group.id());
+        assert_eq!(read(&welcome(inviter.account.user())), Err(GroupError::NotAMember(phone.id()).into()));
+        assert_eq!(read(&welcome(acceptor.account.user())), Err(LinkFailure::Invalid(DecodeError::Range("group"))));
+        assert!(read(&[9; 31]).is_err() && read(&[]).is_err());
         let newcomer = found(phone.id(), inviter.account.user());
-        assert!(inviter.add_device(WALL, &newcomer, b"no signature").is_err());
-        assert!(inviter.add_device(WALL, &newcomer, &consent(&phone, phone.id()).0).is_err(), "it consents to another inviter");
-        inviter.add_device(WALL, &newcomer, &consent(&phone, laptop.id()).0).unwrap();
-        let account = acceptor.read_welcome(&offered, &welcome(inviter.account.user())).unwrap();
-        assert_eq!((account.user(), *account.secret), (inviter.account.user(), [9; 32]));
+        let mut admit = |consent: &[u8]| inviter.admit_newcomer(now, WALL, &newcomer, consent);
+        assert!(admit(b"no signature").is_err());
+        assert!(admit(&consents(&phone, bob)).is_err(), "it consents to be in another");
+        assert!(admit(&consents(&laptop, alice)).is_err(), "another consents");
+        let genuine = admit(&consents(&phone, alice)).unwrap();
+        let joined = acceptor.read_welcome(&offered, &genuine).unwrap();
+        assert_eq!(&joined.group, inviter.account.user());
+        assert!(joined.current().is_some(), "with the key of the epoch");
+        assert!(acceptor.read_welcome(&offered, &genuine[..genuine.len() - 1]).is_err());
     }
 
     #[test]
-    fn a_revoked_device_is_not_added_again_and_a_present_one_stays() {
+    fn a_present_device_that_is_linked_again_stays_as_it_is() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
+        let now = Instant::now();
         let [laptop, phone] = keys();
         let mut inviter = stack(&laptop, "laptop");
         let newcomer = found(phone.id(), inviter.account.user());
-        let consent = consent(&phone, laptop.id()).0;
-        inviter.add_device(WALL, &newcomer, &consent).unwrap();
+        let consent = consents(&phone, inviter.account.id());
+        inviter.admit_newcomer(now, WALL, &newcomer, &consent).unwrap();
         let before = inviter.account.user().clone();
-        inviter.add_device(WALL, &newcomer, &consent).unwrap();
+        inviter.admit_newcomer(now, WALL, &newcomer, &consent).unwrap();
         assert_eq!(*inviter.account.user(), before, "linked twice is linked once");
-        inviter.account.user.revoke_device(&laptop, phone.id(), 0, WALL).unwrap();
-        assert_eq!(inviter.add_device(WALL, &newcomer, &consent), Err(UserError::Known(phone.id()).into()));
     }
 
     #[test]
     fn an_offer_reads_back_and_shows_no_control_characters() {
-        let offer = Offer { user: (UserId([7; 32]), "Alice".into()), inviter: "laptop".into() };
-        let read = Offer::decode(&offer.encode()).unwrap();
-        assert_eq!((read.user, read.inviter), (offer.user, offer.inviter));
-        let evil = Offer { user: (UserId([7; 32]), "\u{1b}[2J".into()), inviter: "laptop".into() };
-        assert_eq!(Offer::decode(&evil.encode()).err(), Some(DecodeError::Range("name")));
+        let offer = |group: &str| {
+            Offer { joins: GroupId([7; 32]), kind: Kind::Group, role: Role::Reader, group: group.into(), inviter: "laptop".into() }.encode()
+        };
+        let read = Offer::decode(&offer("Choir")).unwrap();
+        assert_eq!(
+            (read.joins, read.role, read.group.as_str(), read.inviter.as_str()),
+            (GroupId([7; 32]), Role::Reader, "Choir", "laptop")
+        );
+        assert_eq!(Offer::decode(&offer("\u{1b}[2J")).err(), Some(DecodeError::Range("name")));
     }
 
     proptest! {

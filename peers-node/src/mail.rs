@@ -121,22 +121,33 @@ impl Stack {
         }
     }
 
+    /// Sends what needs no receipt, as it is sent again some time or asked for again.
+    pub(crate) fn mail(&mut self, now: Instant, wall: Timestamp, to: PeerId, body: &MailBody) {
+        self.add_contact(now, to, false);
+        if !self.send_to(to, &PeerMessage::Mail(body.clone())) {
+            self.publish_mail(now, wall, to, &body.encode());
+        }
+    }
+
     fn post(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: &Letter) {
-        let body = MailBody::Letter(letter.clone()).encode();
-        let known = self.mail.contacts.get(&to).filter(|contact| contact.established).map(|contact| contact.topic.clone());
-        let published = match known {
-            Some(topic) => self.say(now, wall, &topic, &body, DEFAULT_LIFETIME),
-            None => match seal_to(&self.key, to, &body, &mut self.rng) {
-                Ok(sealed) => self.say(now, wall, &TopicKey::inbox(to), &sealed, DEFAULT_LIFETIME),
-                Err(_) => return,
-            },
-        };
-        if let Ok(packet) = published {
+        if let Some(packet) = self.publish_mail(now, wall, to, &MailBody::Letter(letter.clone()).encode()) {
             self.mail.posted.insert(packet, letter.id);
             if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.insert(letter.id, Outgoing::Posted { to, packet }) {
                 self.mail.posted.remove(&packet);
             }
             self.forget_some_posted();
+        }
+    }
+
+    /// Leaves mail in the relay cache: on the topic of the two, if the other follows it, else sealed on their public inbox topic.
+    fn publish_mail(&mut self, now: Instant, wall: Timestamp, to: PeerId, body: &[u8]) -> Option<PacketId> {
+        let known = self.mail.contacts.get(&to).filter(|contact| contact.established).map(|contact| contact.topic.clone());
+        match known {
+            Some(topic) => self.say(now, wall, &topic, body, DEFAULT_LIFETIME).ok(),
+            None => {
+                let sealed = seal_to(&self.key, to, MAIL_CONTEXT, body, &mut self.rng).ok()?;
+                self.say(now, wall, &TopicKey::inbox(to), &sealed, DEFAULT_LIFETIME).ok()
+            }
         }
     }
 
@@ -149,22 +160,24 @@ impl Stack {
         }
     }
 
-    pub(crate) fn on_mail_topic(&mut self, now: Instant, author: PeerId, body: &[u8]) {
+    pub(crate) fn on_mail_topic(&mut self, now: Instant, wall: Timestamp, author: PeerId, body: &[u8]) {
         match MailBody::decode(body) {
-            Ok(mail) => self.on_mail(now, author, mail),
+            Ok(mail) => self.on_mail(now, wall, author, mail),
             Err(_) => self.stats.refused_topic_messages += 1,
         }
     }
 
-    pub(crate) fn on_inbox(&mut self, now: Instant, author: PeerId, sealed: &[u8]) {
-        match open_from(&self.key, sealed) {
-            Ok((sender, body)) if sender == author => self.on_mail_topic(now, author, &body),
+    pub(crate) fn on_inbox(&mut self, now: Instant, wall: Timestamp, author: PeerId, sealed: &[u8]) {
+        match open_from(&self.key, MAIL_CONTEXT, sealed) {
+            Ok((sender, body)) if sender == author => self.on_mail_topic(now, wall, author, &body),
             _ => self.stats.refused_topic_messages += 1,
         }
     }
 
-    pub(crate) fn on_mail(&mut self, now: Instant, from: PeerId, mail: MailBody) {
+    pub(crate) fn on_mail(&mut self, now: Instant, wall: Timestamp, from: PeerId, mail: MailBody) {
         match mail {
+            MailBody::Package(package) => self.on_package(from, package),
+            MailBody::Answer(answer) => self.on_answer(now, wall, from, &answer),
             MailBody::Letter(letter) => {
                 // A letter of anybody else makes us follow nothing: strangers are without number.
                 if self.mail.contacts.contains_key(&from) {
@@ -191,6 +204,7 @@ impl Stack {
     }
 }
 
+const MAIL_CONTEXT: &str = "peers mail 1";
 /// Letters handed to sessions and not yet acknowledged.
 const MAX_DIRECT: usize = 256;
 /// Letters in the relay cache that are reported on.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use peers_crypto::{KeyFile, KeyFileError, Passphrase, Ticket, TopicKey};
+use peers_crypto::{GroupError, GroupId, KeyFile, KeyFileError, Passphrase, Ticket, TopicKey};
 use peers_wire::{Packet, PeerId, Timestamp, TopicId};
 use rand::RngExt;
 use rusqlite::{Connection, params};
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::account::{Account, DatabaseId};
 use crate::clock::Clock;
 use crate::driver::{Command, Driver, LetterState, LinkWatch, Parts, describe};
-use crate::handles::{Acceptance, Invitation, Sending, Topic};
+use crate::handles::{Acceptance, Invitation, Sending, Topic, TopicSource};
 use crate::home::Home;
 use crate::linking::{LinkFailure, LinkOptions};
 use crate::message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
@@ -123,6 +123,9 @@ pub enum PublishError {
         /// Most possible.
         max: usize,
     },
+    /// This device may not write there, or is in it no more.
+    #[error(transparent)]
+    Group(GroupError),
     /// It could not be stored here, and so is not acknowledged.
     #[error("the message could not be stored on this device: {0}")]
     State(StoreError),
@@ -202,13 +205,13 @@ impl Node {
         let device = keys.device_key().clone();
         let account = match &saved.account {
             Some(bytes) => Account::decode(bytes).map_err(|_| damaged("an account"))?,
-            None => Account::create(wall, &device, &device_name, rand::rng().random()).map_err(|_| OpenError::Name(device_name.clone()))?,
+            None => Account::create(wall, &device, &device_name, &mut rand::rng()).map_err(|_| OpenError::Name(device_name.clone()))?,
         };
         let mut limits = options.limits.clone();
         limits.nat.lan = options.lan;
         let id = device.id();
         let mut stack = Stack::new(now, wall, limits, device, account, rand::rng().random());
-        let labels = saved.resume(&mut stack, now, wall).ok_or_else(|| damaged("a topic"))?;
+        let labels = saved.resume(&mut stack, now, wall);
         for Bootstrap { id, address } in &options.bootstrap {
             match id {
                 Some(id) => drop(stack.connect(now, wall, *id, &[*address])),
@@ -293,7 +296,20 @@ impl Node {
     /// [`Closed`].
     pub async fn labelled_topic(&self, label: &str, key: &TopicKey) -> Result<Topic, Closed> {
         let (id, label) = (key.id(), label.to_owned());
-        let (seed, stored) = (Zeroizing::new(*key.seed()), label.clone());
+        self.remember_topic(id, &label, Zeroizing::new(key.seed().to_vec())).await;
+        let (kept, name) = (key.clone(), label.clone());
+        self.call(move |driver, now, wall| {
+            let read = kept.read_key();
+            if driver.labels.insert(id, (name, Some(kept))).is_none() {
+                driver.stack.subscribe(now, wall, read);
+            }
+        })
+        .await?;
+        Ok(Topic { node: self.clone(), id, label, source: TopicSource::Key(key.clone()) })
+    }
+
+    async fn remember_topic(&self, id: TopicId, label: &str, seed: Zeroizing<Vec<u8>>) {
+        let stored = label.to_owned();
         let stored = self
             .shared
             .store
@@ -302,15 +318,6 @@ impl Node {
         if let Err(error) = stored {
             tracing::error!("the topic {label} is followed until the node ends, and not after that: {error}");
         }
-        let (kept, name) = (key.clone(), label.clone());
-        self.call(move |driver, now, wall| {
-            let read = kept.read_key();
-            if driver.labels.insert(id, (name, kept)).is_none() {
-                driver.stack.subscribe(now, wall, read);
-            }
-        })
-        .await?;
-        Ok(Topic { node: self.clone(), id, label, key: key.clone() })
     }
 
     /// A topic of the user's own: the same label is the same topic on all their devices, and nobody else's.
@@ -319,8 +326,25 @@ impl Node {
     /// [`Closed`].
     pub async fn user_topic(&self, label: &str) -> Result<Topic, Closed> {
         let wanted = label.to_owned();
-        let key = self.call(move |driver, _, _| driver.stack.user_topic(&wanted)).await?;
-        self.labelled_topic(label, &key).await
+        let id = self
+            .call(move |driver, now, wall| {
+                let id = driver.stack.subscribe_label(now, wall, &wanted);
+                driver.labels.insert(id, (wanted, None));
+                id
+            })
+            .await?;
+        self.remember_topic(id, label, Zeroizing::default()).await;
+        Ok(Topic { node: self.clone(), id, label: label.to_owned(), source: TopicSource::User })
+    }
+
+    /// The messages of a group: what its writers publish, and its members follow; `None` if this device is not in it.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn group_topic(&self, group: GroupId) -> Result<Option<Topic>, Closed> {
+        let find = move |driver: &mut Driver, _, _| driver.stack.account().membership(group).map(|known| known.group().name().to_owned());
+        let label = self.call(find).await?;
+        Ok(label.map(|label| Topic { node: self.clone(), id: TopicId(group.0), label, source: TopicSource::Group(group) }))
     }
 
     /// The topic that was followed under `label` with a key of its own, if there is one.
@@ -331,10 +355,10 @@ impl Node {
         let wanted = label.to_owned();
         let found = self
             .call(move |driver, _, _| {
-                driver.labels.iter().find(|(_, (label, _))| *label == wanted).map(|(id, (_, key))| (*id, key.clone()))
+                driver.labels.iter().find_map(|(id, (label, key))| (*label == wanted).then(|| Some((*id, key.clone()?)))?)
             })
             .await?;
-        Ok(found.map(|(id, key)| Topic { node: self.clone(), id, label: label.to_owned(), key }))
+        Ok(found.map(|(id, key)| Topic { node: self.clone(), id, label: label.to_owned(), source: TopicSource::Key(key) }))
     }
 
     /// Sends a letter to `to`, directly or through the relay cache; returns once it is stored here.
@@ -378,7 +402,7 @@ impl Node {
     /// # Errors
     /// [`LinkError::Refused`] while another linking is under way.
     pub async fn invite(&self, options: LinkOptions) -> Result<Invitation, LinkError> {
-        let (ticket, acceptance) = self.link(move |driver, now, wall| driver.stack.invite(now, wall, options)).await?;
+        let (ticket, acceptance) = self.link(move |driver, now, wall| driver.stack.invite(now, wall, None, options)).await?;
         Ok(Invitation { ticket, under_way: acceptance })
     }
 
@@ -460,7 +484,7 @@ impl Driver {
     fn status(&self, name: String, counts: &BTreeMap<TopicId, u64>) -> Status {
         let account = self.stack.account();
         let own = self.stack.id();
-        let devices = account.user().devices().map(|device| DeviceStatus {
+        let devices = account.user().members().map(|device| DeviceStatus {
             id: device.id,
             name: device.name.clone(),
             this: device.id == own,
@@ -506,7 +530,7 @@ impl Driver {
 struct Saved {
     account: Option<Zeroizing<Vec<u8>>>,
     port: Option<u16>,
-    topics: Vec<(String, Zeroizing<[u8; 32]>)>,
+    topics: Vec<(String, Zeroizing<Vec<u8>>)>,
     contacts: Vec<(PeerId, bool)>,
     peers: Vec<(PeerId, SocketAddr)>,
     packets: Vec<Vec<u8>>,
@@ -553,8 +577,8 @@ impl Saved {
         })
     }
 
-    /// Gives the stack what it had; `None` if a topic's key is none.
-    fn resume(&self, stack: &mut Stack, now: Instant, wall: Timestamp) -> Option<BTreeMap<TopicId, (String, TopicKey)>> {
+    /// Gives the stack what it had.
+    fn resume(&self, stack: &mut Stack, now: Instant, wall: Timestamp) -> BTreeMap<TopicId, (String, Option<TopicKey>)> {
         for bytes in &self.packets {
             if let Ok(packet) = Packet::decode(Bytes::copy_from_slice(bytes)) {
                 stack.load(now, wall, packet);
@@ -562,9 +586,14 @@ impl Saved {
         }
         let mut labels = BTreeMap::new();
         for (label, seed) in &self.topics {
-            let key = TopicKey::from_seed(**seed);
+            // The user's own topics have no key of their own.
+            let Ok(seed) = <[u8; 32]>::try_from(seed.as_slice()) else {
+                labels.insert(stack.subscribe_label(now, wall, label), (label.clone(), None));
+                continue;
+            };
+            let key = TopicKey::from_seed(seed);
             stack.subscribe(now, wall, key.read_key());
-            labels.insert(key.id(), (label.clone(), key));
+            labels.insert(key.id(), (label.clone(), Some(key)));
         }
         for (peer, established) in &self.contacts {
             stack.add_contact(now, *peer, *established);
@@ -577,7 +606,7 @@ impl Saved {
                 stack.send(now, wall, *to, letter);
             }
         }
-        Some(labels)
+        labels
     }
 }
 

@@ -7,16 +7,17 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use peers_cache::Cache;
-use peers_crypto::{DeviceKey, TopicKey};
+use peers_crypto::{DeviceKey, GroupId};
 use peers_nat::{Agent, Path, Transmit};
 use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId, Writer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-use crate::account::{Account, DatabaseId};
+use crate::account::{Account, DatabaseId, database_topic};
 use crate::linking::{LinkFailure, LinkMatch, Linkings};
 use crate::mail::Mailroom;
 use crate::message::{Letter, LetterId, MailBody, PeerMessage};
+use crate::recovery::{Recovering, RestoreFailure};
 use crate::topics::Topics;
 use crate::transport::{self, Lane, Transport};
 
@@ -124,6 +125,31 @@ pub enum Event {
         /// Devices that came to that invitation in all.
         attempts: usize,
     },
+    /// The user was restored: this device is one of theirs now.
+    Restored {
+        /// The user.
+        user: GroupId,
+        /// Its name.
+        name: String,
+    },
+    /// The user was not restored.
+    RestoreFailed(RestoreFailure),
+    /// So many guardians have answered, of those needed.
+    RecoveryProgress {
+        /// Whose they say they are: to be confirmed by the person.
+        user: GroupId,
+        /// Answers that fit together.
+        have: usize,
+        /// Answers that it takes.
+        need: usize,
+    },
+    /// A contact chose this device's user as guardian: to be kept on disk, in the place of an older one of the same user.
+    GuardianPackage {
+        /// The device that sent it.
+        from: PeerId,
+        /// A [`GuardianPackage`](peers_crypto::GuardianPackage), encoded.
+        package: Bytes,
+    },
     /// A packet to be kept on disk.
     Keep(Packet),
     /// A packet to be removed from disk.
@@ -190,12 +216,12 @@ pub struct Stats {
 }
 
 #[derive(Debug)]
-struct Peer {
+pub(crate) struct Peer {
     transport: Transport,
     /// It is a device of the user and knows that we are: it has told us of its account in this session.
-    greeted: bool,
+    pub(crate) greeted: bool,
     /// Databases that it keeps open.
-    databases: BTreeSet<DatabaseId>,
+    pub(crate) databases: BTreeSet<DatabaseId>,
     /// Messages whose order matters and none of which may be missing, for which the transport has no room yet.
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
@@ -207,7 +233,7 @@ impl Peer {
             PeerMessage::Mail(MailBody::Letter(letter)) if letter.body.len() > MAX_INTERACTIVE_LETTER => Lane::Bulk,
             PeerMessage::Mail(_) => Lane::Interactive,
             // One lane, as their order matters: who we are, which databases, what they say.
-            PeerMessage::Account { .. } | PeerMessage::Open { .. } | PeerMessage::Database { .. } => {
+            _ => {
                 let message = message.encode();
                 let fits = self.waiting_bytes + message.len() <= MAX_WAITING;
                 if fits {
@@ -240,7 +266,7 @@ pub struct Stack {
     cache_budget: usize,
     pub(crate) agent: Agent,
     pub(crate) cache: Cache,
-    peers: BTreeMap<PeerId, Peer>,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
     /// Peers whose transport may have something to say.
     busy: BTreeSet<PeerId>,
     pub(crate) topics: Topics,
@@ -248,7 +274,10 @@ pub struct Stack {
     pub(crate) account: Account,
     pub(crate) linking: Linkings,
     local: Vec<SocketAddr>,
-    databases: BTreeSet<DatabaseId>,
+    pub(crate) databases: BTreeSet<DatabaseId>,
+    /// Topics of the user's own that an application follows.
+    pub(crate) labels: BTreeSet<String>,
+    pub(crate) recovery: Recovering,
     transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) stats: Stats,
@@ -277,6 +306,8 @@ impl Stack {
             linking: Linkings::default(),
             local: Vec::new(),
             databases: BTreeSet::new(),
+            labels: BTreeSet::new(),
+            recovery: Recovering::new(now),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
@@ -374,11 +405,10 @@ impl Stack {
     /// A database is open here: its changes are followed, and devices that keep it are told.
     pub fn open_database(&mut self, now: Instant, wall: Timestamp, database: DatabaseId, name: &str) {
         if self.account.catalogue.add(database, name) {
-            self.on_account_changed(now, wall);
+            self.on_catalogue_changed();
         }
         if self.databases.insert(database) {
-            let topic = self.account.database_topic(database).read_key();
-            self.follow(now, topic, crate::topics::Purpose::Database(database));
+            self.refollow(now);
             for peer in self.connected_devices() {
                 self.send_to(peer, &PeerMessage::Open { database, open: true });
                 if self.peers.get(&peer).is_some_and(|peer| peer.databases.contains(&database)) {
@@ -392,7 +422,7 @@ impl Stack {
     /// A database is no longer open here.
     pub fn close_database(&mut self, now: Instant, wall: Timestamp, database: DatabaseId) {
         if self.databases.remove(&database) {
-            self.unfollow(now, self.account.database_topic(database).id());
+            self.refollow(now);
             for peer in self.connected_devices() {
                 self.send_to(peer, &PeerMessage::Open { database, open: false });
             }
@@ -410,11 +440,11 @@ impl Stack {
     ///
     /// Nothing is published while the user has no other device. Changes that do not fit a message are left to the direct way.
     pub fn publish_changes(&mut self, now: Instant, wall: Timestamp, database: DatabaseId, changes: &[u8]) -> Option<PacketId> {
-        if self.account.user.devices().count() < 2 {
+        if self.account.user().members().count() < 2 {
             return None;
         }
-        let topic = self.account.database_topic(database);
-        self.publish(now, wall, &topic, changes).ok()
+        let epoch = self.epoch_key(now, wall, self.account.id()).ok()?;
+        self.publish(now, wall, &database_topic(&epoch, database), changes).ok()
     }
 
     /// A datagram arrived.
@@ -435,6 +465,7 @@ impl Stack {
         }
         self.repair_messages(now, wall);
         self.expire_linking(now, wall);
+        self.on_recovery_timeout(now, wall);
         self.settle(now, wall);
     }
 
@@ -451,10 +482,17 @@ impl Stack {
     /// When [`Stack::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let transports = self.peers.values().filter_map(|peer| peer.transport.poll_timeout()).min();
-        [self.agent.poll_timeout(), self.cache.poll_timeout(), transports, self.topics.next_repair(), self.link_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.agent.poll_timeout(),
+            self.cache.poll_timeout(),
+            transports,
+            self.topics.next_repair(),
+            self.link_deadline(),
+            self.recovery.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Moves everything between the layers until none has anything to say.
@@ -518,8 +556,9 @@ impl Stack {
         self.cache.peer_connected(now, peer);
         self.tell_rtt(peer);
         self.events.push_back(Event::Connected { peer, path });
-        if self.account.has_device(peer) {
-            self.greet(peer);
+        match self.account.has_device(peer) {
+            true => self.greet(peer),
+            false => self.greet_groups(peer),
         }
     }
 
@@ -582,13 +621,20 @@ impl Stack {
     fn on_message(&mut self, now: Instant, wall: Timestamp, from: PeerId, message: &Bytes) {
         let trusted = self.account.has_device(from);
         match PeerMessage::decode(message) {
-            Ok(PeerMessage::Account { user, catalogue }) => {
-                if self.on_account(now, wall, from, &user, &catalogue) {
+            Ok(PeerMessage::Catalogue(catalogue)) if trusted => {
+                if self.account.catalogue.merge(&catalogue) {
+                    self.events.push_back(Event::AccountChanged);
+                }
+            }
+            Ok(PeerMessage::Group { group, known }) => {
+                if self.on_group(now, wall, from, &group, &known) && self.account.has_device(from) {
                     self.on_greeting(from);
                 }
             }
+            Ok(PeerMessage::Grant { group, grant }) => self.take_grant(now, group, &grant),
+            Ok(PeerMessage::Consent { group, consent }) if trusted => self.on_consent(now, wall, from, group, consent),
             Ok(PeerMessage::Open { database, open }) if trusted => self.on_open(from, database, open),
-            Ok(PeerMessage::Mail(mail)) => self.on_mail(now, from, mail),
+            Ok(PeerMessage::Mail(mail)) => self.on_mail(now, wall, from, mail),
             Ok(PeerMessage::Database { database, message }) if trusted => {
                 // One that was closed a moment ago may still be written about.
                 if self.databases.contains(&database) {
@@ -633,14 +679,10 @@ impl Stack {
         self.peers.keys().filter(|peer| self.account.has_device(**peer)).copied().collect()
     }
 
-    fn send_account(&mut self, to: PeerId) {
-        let message = PeerMessage::Account { user: self.account.user.encode().into(), catalogue: self.account.catalogue.clone() };
-        self.send_to(to, &message);
-    }
-
     /// Tells a device of the user of the account and of the databases that are open here.
     fn greet(&mut self, device: PeerId) {
-        self.send_account(device);
+        self.greet_groups(device);
+        self.send_to(device, &PeerMessage::Catalogue(self.account.catalogue.clone()));
         for database in self.databases.clone() {
             self.send_to(device, &PeerMessage::Open { database, open: true });
         }
@@ -668,47 +710,16 @@ impl Stack {
         }
     }
 
-    /// A device tells what it knows of the account. `false` if it is none of the user's.
-    ///
-    /// The statements prove themselves: one that this device has not heard of (or forgot in a crash) before it is added may bring those that add it.
-    pub(crate) fn on_account(
-        &mut self,
-        now: Instant,
-        wall: Timestamp,
-        from: PeerId,
-        user: &[u8],
-        catalogue: &crate::account::Catalogue,
-    ) -> bool {
-        let before: BTreeSet<PeerId> = self.device_ids();
-        let grown = self.account.user.merge_encoded(user);
-        let genuine = grown.is_ok() && self.account.has_device(from);
-        if !genuine {
-            self.stats.refused_messages += 1;
-        }
-        let changed = genuine && self.account.catalogue.merge(catalogue);
-        if changed || grown.is_ok_and(|grown| grown > 0) {
-            self.events.push_back(Event::AccountChanged);
-            self.meet_devices(now, wall, &before);
-        }
-        genuine
-    }
-
-    /// This device changed the account: keep it, and tell the others.
-    pub(crate) fn on_account_changed(&mut self, now: Instant, wall: Timestamp) {
+    /// A database was added: keep it, and tell the others.
+    fn on_catalogue_changed(&mut self) {
         self.events.push_back(Event::AccountChanged);
         for peer in self.connected_devices() {
-            self.send_account(peer);
-        }
-        if self.account.user.devices().count() > 1 {
-            let message = PeerMessage::Account { user: self.account.user.encode().into(), catalogue: self.account.catalogue.clone() };
-            let topic = self.account.topic();
-            // Larger than a message only with thousands of devices; these learn it when they meet.
-            let _ = self.say(now, wall, &topic, &message.encode(), peers_wire::DEFAULT_LIFETIME);
+            self.send_to(peer, &PeerMessage::Catalogue(self.account.catalogue.clone()));
         }
     }
 
     pub(crate) fn device_ids(&self) -> BTreeSet<PeerId> {
-        self.account.user.devices().map(|device| device.id).collect()
+        self.account.user().members().map(|device| device.id).collect()
     }
 
     /// Devices that became the user's, which were strangers until now: seek them, and treat those connected as devices.
@@ -726,31 +737,20 @@ impl Stack {
         }
     }
 
-    /// Follows the account's own topic, and seeks the user's other devices.
+    /// Follows the topics of the account, and seeks the user's other devices and the members of its groups.
     pub(crate) fn follow_account(&mut self, now: Instant, wall: Timestamp) {
-        let topic = self.account.topic().read_key();
-        self.follow(now, topic, crate::topics::Purpose::Account);
+        self.refollow(now);
         self.meet_devices(now, wall, &BTreeSet::new());
+        for group in self.account.groups().map(|membership| membership.group.id()).collect::<Vec<_>>() {
+            self.meet_members(now, wall, group);
+        }
     }
 
-    /// Acts for another account from now on: what linking does. Databases that are open stay so, and become the new user's.
+    /// Acts for another user from now on: what linking and recovery do. Databases that are open stay so, and become the new user's.
     pub(crate) fn replace_account(&mut self, now: Instant, wall: Timestamp, account: Account) {
-        self.unfollow(now, self.account.topic().id());
-        for database in self.databases.clone() {
-            self.unfollow(now, self.account.database_topic(database).id());
-        }
         self.account = account;
-        for database in self.databases.clone() {
-            let topic = self.account.database_topic(database).read_key();
-            self.follow(now, topic, crate::topics::Purpose::Database(database));
-        }
         self.follow_account(now, wall);
         self.events.push_back(Event::AccountChanged);
-    }
-
-    /// A topic of the user's own, the same on all their devices.
-    pub fn user_topic(&self, label: &str) -> TopicKey {
-        self.account.labelled_topic(label)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Topics a node follows: packets become messages, each goes where its topic's purpose says.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peers_crypto::{Draft, ReadKey, SealError, TopicKey};
-use peers_wire::{DEFAULT_LIFETIME, Header, Link, MAX_POSTAGE, Packet, PacketId, Reassembly, Timestamp, TopicId};
+use peers_crypto::{DeviceKey, Draft, GroupId, ReadKey, SealError, TopicKey};
+use peers_wire::{DEFAULT_LIFETIME, Header, Link, MAX_POSTAGE, Packet, PacketId, PeerId, Reassembly, Timestamp, TopicId};
 
 use crate::account::DatabaseId;
-use crate::message::PeerMessage;
 use crate::stack::{DatabaseInput, Event, Stack, TopicMessage};
 
 /// Why a topic is followed.
@@ -25,6 +25,14 @@ pub(crate) enum Purpose {
     Inbox,
     /// Linking a device.
     Link,
+    /// A topic of the user's own; its name for good.
+    Label(TopicId),
+    /// Messages to a group, and news of it.
+    Group(GroupId),
+    /// Where a machine that restores from one of the user's recovery keys calls, and is answered.
+    RecoveryCalls(PeerId),
+    /// Where this machine, which restores from a recovery key, is answered.
+    Restore,
 }
 
 #[derive(Debug)]
@@ -50,6 +58,11 @@ impl Topics {
     pub(crate) fn new() -> Self {
         let reassembly = Reassembly::new(peers_wire::Config::default());
         Self { followed: BTreeMap::new(), reassembly, held: VecDeque::new(), repair_at: None, given_up: BTreeSet::new() }
+    }
+
+    /// The topics followed for such a purpose.
+    pub(crate) fn followed_for(&self, wanted: impl Fn(Purpose) -> bool) -> Vec<TopicId> {
+        self.followed.iter().filter(|(_, followed)| wanted(followed.purpose)).map(|(id, _)| *id).collect()
     }
 
     /// When fragments that are missing are asked for.
@@ -107,10 +120,24 @@ impl Stack {
         body: &[u8],
         lifetime: u16,
     ) -> Result<PacketId, SealError> {
+        let key = Arc::clone(&self.key);
+        self.say_as(now, wall, &key, topic, body, lifetime)
+    }
+
+    /// As [`Stack::say`], in the name of another key: a recovery key.
+    pub(crate) fn say_as(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        author: &DeviceKey,
+        topic: &TopicKey,
+        body: &[u8],
+        lifetime: u16,
+    ) -> Result<PacketId, SealError> {
         let followed = self.topics.followed.get_mut(&topic.id());
         let previous = followed.as_ref().map_or(Link::NONE, |followed| followed.last);
         let draft = Draft { created: wall, lifetime, previous, postage: MAX_POSTAGE };
-        let packets = topic.seal(&self.key, draft, body, &mut self.rng)?;
+        let packets = topic.seal(author, draft, body, &mut self.rng)?;
         let id = packets[0].id();
         if let Some(followed) = followed {
             followed.last = id.link();
@@ -175,20 +202,22 @@ impl Stack {
         let own = message.author == self.id();
         match purpose {
             Purpose::Application => self.events.push_back(Event::Message(message)),
+            Purpose::Label(id) if self.account.has_device(message.author) => {
+                self.events.push_back(Event::Message(TopicMessage { topic: id, ..message }))
+            }
+            Purpose::Group(id) => self.on_group_topic(now, wall, id, message),
             _ if own => {}
-            Purpose::Account => match PeerMessage::decode(&message.payload) {
-                Ok(PeerMessage::Account { user, catalogue }) => {
-                    self.on_account(now, wall, message.author, &user, &catalogue);
-                }
-                _ => self.stats.refused_topic_messages += 1,
-            },
+            Purpose::Label(_) => self.stats.refused_topic_messages += 1,
+            Purpose::Account => self.on_news(now, wall, self.account.id(), message.author, &message.payload),
+            Purpose::RecoveryCalls(key) => self.on_recovery_call(now, wall, key, message.author),
+            Purpose::Restore => self.on_recovery_letter(now, message.author, &message.payload),
             Purpose::Database(database) if self.account.has_device(message.author) => {
                 let input = DatabaseInput::Changes { from: message.author, changes: message.payload };
                 self.events.push_back(Event::Database { database, input });
             }
             Purpose::Database(_) => self.stats.refused_topic_messages += 1,
-            Purpose::Mail => self.on_mail_topic(now, message.author, &message.payload),
-            Purpose::Inbox => self.on_inbox(now, message.author, &message.payload),
+            Purpose::Mail => self.on_mail_topic(now, wall, message.author, &message.payload),
+            Purpose::Inbox => self.on_inbox(now, wall, message.author, &message.payload),
             Purpose::Link => self.on_link_message(now, wall, message.topic, message.author, &message.payload),
         }
     }

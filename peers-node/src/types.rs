@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use peers_crypto::{Kind, Role};
 use peers_wire::{Link, PacketId, PeerId, Timestamp, TopicId};
 use serde::{Deserialize, Serialize};
 
@@ -191,12 +192,67 @@ pub struct Matched {
     pub device: PeerId,
     /// Its name.
     pub name: String,
-    /// The user that is joined.
-    pub user: String,
-    /// That user's name.
-    pub user_name: String,
+    /// The user or group that is joined.
+    pub joins: String,
+    /// Which of the two.
+    pub kind: GroupKind,
+    /// Its name.
+    pub group: String,
+    /// What the device that joins may do in it.
+    pub role: MemberRole,
     /// The same words are shown on both devices, unless somebody is between them.
     pub words: String,
+}
+
+/// A user or a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKind {
+    /// One person's devices.
+    User,
+    /// Devices of several users.
+    Group,
+}
+
+impl From<Kind> for GroupKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::User => Self::User,
+            Kind::Group => Self::Group,
+        }
+    }
+}
+
+/// What a member may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberRole {
+    /// Reads.
+    Reader,
+    /// Writes too.
+    Writer,
+    /// Admits and removes members too.
+    Owner,
+}
+
+impl From<Role> for MemberRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Reader => Self::Reader,
+            Role::Writer => Self::Writer,
+            Role::Owner => Self::Owner,
+        }
+    }
+}
+
+impl From<MemberRole> for Role {
+    fn from(role: MemberRole) -> Self {
+        match role {
+            MemberRole::Reader => Self::Reader,
+            MemberRole::Writer => Self::Writer,
+            MemberRole::Owner => Self::Owner,
+        }
+    }
 }
 
 /// Something that happened.
@@ -228,6 +284,27 @@ pub enum NodeEvent {
     Mail(Mail),
     /// The account changed: devices or databases.
     AccountChanged,
+    /// The user was brought back: this device is one of theirs now.
+    Restored {
+        /// The user.
+        user: String,
+        /// Its name.
+        name: String,
+    },
+    /// The user was not brought back.
+    RestoreFailed {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// So many guardians have answered, of those needed.
+    RecoveryProgress {
+        /// Whose guardians they say they are.
+        user: String,
+        /// Answers that fit together.
+        have: usize,
+        /// Answers that it takes.
+        need: usize,
+    },
     /// Linking ended well.
     Linked(Linked),
     /// The device at the other end of a linking has the same code.

@@ -85,7 +85,7 @@ impl World {
         let host = self.network.add_host(site);
         let wall = skewed(self.wall(), skew);
         let key = DeviceKey::from_seed(&key_seed);
-        let account = Account::create(wall, &key, "simulated", self.rng.random()).expect("the name is short");
+        let account = Account::create(wall, &key, "simulated", &mut self.rng).expect("the name is short");
         let stack = Stack::new(self.base + self.now(), wall, config.clone(), key, account.clone(), self.rng.random());
         let last_wake = (Duration::ZERO, 0);
         self.peers.push(Some(Box::new(Peer { stack, config, key_seed, account, skew, disk: BTreeMap::new(), last_wake })));

@@ -93,9 +93,9 @@ fn rates(alice: &DeviceKey, bob: &DeviceKey, rng: &mut ChaCha20Rng, figures: &mu
     rate("message_seal", &mut || drop(black_box(topic.seal(alice, draft, black_box(&content[..512]), rng).expect("small enough"))));
     rate("message_open", &mut || drop(black_box(read.open(head, head.payload()).expect("genuine"))));
     rate("check_publisher", &mut || check_publisher(black_box(head)).expect("genuine"));
-    let sealed = seal_to(alice, bob.id(), &content, rng).expect("a valid key");
-    rate("seal_to", &mut || drop(black_box(seal_to(alice, bob.id(), black_box(&content), rng).expect("a valid key"))));
-    rate("open_from", &mut || drop(black_box(open_from(bob, black_box(&sealed)).expect("genuine"))));
+    let sealed = seal_to(alice, bob.id(), "bench", &content, rng).expect("a valid key");
+    rate("seal_to", &mut || drop(black_box(seal_to(alice, bob.id(), "bench", black_box(&content), rng).expect("a valid key"))));
+    rate("open_from", &mut || drop(black_box(open_from(bob, "bench", black_box(&sealed)).expect("genuine"))));
 }
 
 /// What a flood of made-up first datagrams costs: to make one that addresses `bob`, to be told to come back with a cookie, to be let in with one, to be refused.

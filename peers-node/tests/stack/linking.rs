@@ -9,7 +9,7 @@ const BY_LINK: LinkOptions = LinkOptions { by_link: true, confirm: false };
 const CONFIRM: LinkOptions = LinkOptions { by_link: false, confirm: true };
 
 fn invite(net: &mut Net, node: usize, options: LinkOptions) -> Ticket {
-    net.with(node, |stack, now, wall| stack.invite(now, wall, options)).unwrap().to_string().parse().unwrap()
+    net.with(node, |stack, now, wall| stack.invite(now, wall, None, options)).unwrap().to_string().parse().unwrap()
 }
 
 fn accept(net: &mut Net, node: usize, ticket: &Ticket, options: LinkOptions) {
@@ -119,12 +119,12 @@ fn with_confirmation_nothing_secret_is_sent_before_both_people_have_said_yes() {
         let shown = [0, 1].map(|node| matched(&net, node).unwrap());
         assert_eq!(shown[0].words, shown[1].words);
         assert_eq!((shown[0].device, shown[1].device), (net.id(1), net.id(0)));
-        assert_eq!((&*shown[0].name, &*shown[1].user.1), ("phone", "device"));
+        assert_eq!((&*shown[0].name, &*shown[1].group), ("phone", "device"));
         confirm(&mut net, order[0], true);
         net.run_secs(100);
         for node in 0..2 {
             assert_eq!((linked(&net, node), failed(&net, node)), (None, None));
-            assert_eq!(net.with(node, |stack, _, _| stack.account().user().devices().count()), 1);
+            assert_eq!(net.with(node, |stack, _, _| stack.account().user().members().count()), 1);
         }
         assert!(net.with(order[0], |stack, now, wall| stack.confirm_linking(now, wall, true)).is_err(), "once");
         confirm(&mut net, order[1], true);
@@ -145,7 +145,7 @@ fn a_person_who_sees_other_words_ends_it_on_both_sides() {
         net.run_secs(5);
         for node in 0..2 {
             assert_eq!(refused(&net, node), Some(LinkRefusal::Declined), "{who} says no, {node} hears it");
-            assert_eq!(net.with(node, |stack, _, _| stack.account().user().devices().count()), 1);
+            assert_eq!(net.with(node, |stack, _, _| stack.account().user().members().count()), 1);
         }
         // Both are free for another try.
         let ticket = invite(&mut net, 0, LinkOptions::default());
@@ -167,7 +167,7 @@ fn a_person_who_does_not_answer_in_time_ends_it_on_both_sides() {
         assert_eq!((failed(&net, 0), failed(&net, 1)), (None, None));
         net.run_secs(30);
         assert_eq!([refused(&net, 0), refused(&net, 1)], [Some(LinkRefusal::Expired); 2]);
-        assert_eq!(net.with(1, |stack, _, _| stack.account().user().devices().count()), 1);
+        assert_eq!(net.with(1, |stack, _, _| stack.account().user().members().count()), 1);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole stacks on virtual time, in memory: what the layers do together.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
+mod groups;
 mod linking;
 mod net;
 
@@ -110,7 +111,7 @@ fn a_receipt_of_someone_else_delivers_nothing() {
 fn two_devices_linked_by_a_code_are_one_user() {
     let mut net = Net::new(6, 3);
     net.connect_all();
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, None, LinkOptions::default())).unwrap();
     net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone", LinkOptions::default())).unwrap();
     net.run_secs(10);
     let words = |net: &Net, node| {
@@ -125,19 +126,21 @@ fn two_devices_linked_by_a_code_are_one_user() {
     assert_eq!(users[0], users[1]);
     assert_ne!(users[0], users[2]);
     for node in 0..2 {
-        assert_eq!(net.with(node, |stack, _, _| stack.account().user().devices().count()), 2);
+        assert_eq!(net.with(node, |stack, _, _| stack.account().user().members().count()), 2);
     }
     // What belongs to the user is theirs on both, and nobody else's.
-    let topics: Vec<_> = (0..3).map(|node| net.with(node, |stack, _, _| stack.user_topic("greetings").id())).collect();
-    assert_eq!(topics[0], topics[1]);
-    assert_ne!(topics[0], topics[2]);
+    let topics: Vec<_> = (0..3).map(|node| net.with(node, |stack, now, wall| stack.subscribe_label(now, wall, "greetings"))).collect();
+    net.with(0, |stack, now, wall| stack.publish_to_label(now, wall, "greetings", b"hello")).unwrap();
+    net.run_secs(5);
+    let heard = |node: usize| net.events(node).any(|event| matches!(event, Event::Message(message) if message.topic == topics[node]));
+    assert!(heard(1) && !heard(2));
 }
 
 #[test]
 fn a_wrong_code_links_nothing_and_ends_the_invitation() {
     let mut net = Net::new(7, 2);
     net.connect_all();
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, None, LinkOptions::default())).unwrap();
     let first = code.to_string().split_whitespace().next().unwrap().to_owned();
     let wrong = format!("{first} zoo zoo zoo").parse().unwrap();
     net.with(1, |stack, now, wall| stack.accept(now, wall, &wrong, "phone", LinkOptions::default())).unwrap();
@@ -219,7 +222,7 @@ fn a_device_that_was_welcomed_before_a_crash_lost_the_news_is_known_again_when_t
     let mut net = Net::new(11, 2);
     net.connect_all();
     let before = net.with(0, |stack, _, _| stack.account().clone());
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, None, LinkOptions::default())).unwrap();
     net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone", LinkOptions::default())).unwrap();
     net.run_secs(10);
     assert!(net.events(1).any(|event| matches!(event, Event::Linked { .. })));
@@ -245,7 +248,7 @@ fn what_replicas_say_waits_for_room_and_arrives_whole_and_in_order() {
     let transport = transport::Config { send_buffer: 32 << 10, ..transport::Config::default() };
     let mut net = Net::with_config(12, 2, &Config { transport, ..Config::default() });
     net.connect_all();
-    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, LinkOptions::default())).unwrap();
+    let code = net.with(0, |stack, now, wall| stack.invite(now, wall, None, LinkOptions::default())).unwrap();
     net.with(1, |stack, now, wall| stack.accept(now, wall, &code, "phone", LinkOptions::default())).unwrap();
     net.run_secs(10);
     let database = peers_node::DatabaseId([3; 32]);

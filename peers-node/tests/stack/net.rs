@@ -43,7 +43,7 @@ impl Net {
         let keys: Vec<_> = (0..nodes).map(|_| DeviceKey::from_seed(&rng.random())).collect();
         let stacks = (keys.iter().enumerate())
             .map(|(node, key)| {
-                let account = Account::create(WALL, key, "device", rng.random()).unwrap();
+                let account = Account::create(WALL, key, "device", &mut rng).unwrap();
                 let mut stack = Stack::new(start, WALL, config.clone(), key.clone(), account, rng.random());
                 stack.set_local_addresses(start, WALL, &[address(node)]);
                 stack

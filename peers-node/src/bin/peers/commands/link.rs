@@ -64,9 +64,9 @@ pub(crate) async fn accept(accept: &args::Accept, output: Output) -> Result<(), 
     output.progress("looking for the other device");
     let mut call = Call::new(&socket, &Request::Accept { code, confirm }).await?;
     let linked = follow(&mut call, confirm, output, |event| {
-        if let LinkEvent::Matched(Matched { device, name, user_name, words, .. }) = event {
-            let (name, user_name) = (safe(&name, false), safe(&user_name, false));
-            output.progress(format!("{name} ({device}) invites to join {user_name}. Both devices show: {words}"));
+        if let LinkEvent::Matched(Matched { device, name, group, words, .. }) = event {
+            let (name, group) = (safe(&name, false), safe(&group, false));
+            output.progress(format!("{name} ({device}) invites to join {group}. Both devices show: {words}"));
         }
         Ok(())
     });
