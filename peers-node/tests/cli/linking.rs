@@ -120,8 +120,8 @@ fn programs_follow_a_linking_on_the_control_socket_and_confirm_it_there() {
     let [shown, seen] = [invite.next().unwrap(), accept.next().unwrap()].map(|reply| reply["event"]["matched"].clone());
     assert_eq!(shown["words"], seen["words"]);
     assert_eq!((&shown["name"], &seen["name"]), (&Value::from("phone"), &Value::from("laptop")));
-    assert_eq!((&shown["user"], &shown["user_name"]), (&seen["user"], &seen["user_name"]));
-    assert_eq!(shown["user"], laptop.ok(&["status"])["user"]["id"]);
+    assert_eq!((&shown["joins"], &shown["group"], &shown["kind"]), (&seen["joins"], &seen["group"], &Value::from("user")));
+    assert_eq!(shown["joins"], laptop.ok(&["status"])["user"]["id"]);
     assert_eq!(devices(&phone), 1, "not before it is confirmed");
     assert_eq!(confirm(&laptop)["ok"], serde_json::json!({}));
     for reply in [invite.next().unwrap(), accept.next().unwrap()] {
