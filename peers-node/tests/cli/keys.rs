@@ -153,7 +153,7 @@ fn an_export_overwrites_nothing_and_goes_to_standard_output_if_told_so() {
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(home.file(&path)).unwrap().permissions()) & 0o777, 0o600);
     home.run_with(&["key", "export"], b"horse\n").fails(1, &[&path, "exists already"]);
     assert_eq!(fs::read(home.file(&path)).unwrap(), written);
-    home.run_with(&["key", "export", "--out", "no/folder/x.key"], b"horse\n").fails(1, &["no/folder"]);
+    home.run_with(&["key", "export", "--out", "no/folder/x.key"], b"horse\n").fails(1, &["no/folder", "make its folder"]);
     home.run_with(&["key", "export", "--out", "-"], b"horse\n").fails(2, &["--out FILE"]);
     let ran = home.shell(concat!("echo horse | \"", env!("CARGO_BIN_EXE_peers"), "\" key export --out - > piped.key"));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -319,7 +319,7 @@ fn a_full_or_read_only_folder_is_named_and_the_key_file_stays() {
     fs::remove_file(disk.path().join("filler")).unwrap();
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 2, "nothing is left beside it");
     disk.read_only();
-    change(disk.path()).fails(1, &[disk.path().join("key").to_str().unwrap()]);
+    change(disk.path()).fails(1, &[disk.path().join("key").to_str().unwrap(), "writable"]);
     assert_eq!(fs::read(disk.path().join("key")).unwrap(), key);
     let opened = home.run_at_with(disk.path(), &["id", "--passphrase-fd", "0"], FIRST);
     assert_eq!(opened.code, 0, "a key file that cannot be written can be read: {}", opened.stderr);

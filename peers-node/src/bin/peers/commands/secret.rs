@@ -97,8 +97,9 @@ fn printed_by(command: &str) -> Result<Passphrase, Failure> {
     let mut passphrase = Ok(None);
     if let Some(mut output) = child.stdout.take() {
         passphrase = Passphrase::read_line(&mut output);
-        // What follows the first line is not ours, and the command shall be able to print it.
-        let _ = io::copy(&mut output, &mut io::sink());
+        // What follows the first line is not ours, may be secret too, and the command shall be able to print it.
+        let mut rest = Zeroizing::new([0; 4096]);
+        while output.read(&mut *rest).is_ok_and(|read| read > 0) {}
     }
     let status = child.wait().map_err(|error| failed(&error))?;
     if !status.success() {

@@ -34,8 +34,16 @@ impl From<KeyFileError> for Failure {
                 Self::new(Code::Refused, format!("{} has no passphrase, but one was given", path.display()))
                     .hint("leave the passphrase out, or set one with `peers key change-passphrase`")
             }
-            KeyFileError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Self::failed(error.to_string()).hint("free space on the disk, then try again")
+            KeyFileError::Io { ref source, .. } => {
+                let hint = match source.kind() {
+                    std::io::ErrorKind::StorageFull => "free space on the disk, then try again",
+                    std::io::ErrorKind::NotFound => "make its folder, or name another one",
+                    std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                        "make the file and its folder readable and writable for you, or name another one"
+                    }
+                    _ => "check the file and the disk",
+                };
+                Self::failed(error.to_string()).hint(hint)
             }
             other => Self::failed(other.to_string()),
         }
