@@ -1,6 +1,6 @@
 //! The task that owns the [`Stack`]: sockets, clocks and disk on one side, the state machine on the other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::database::{DatabaseOutput, DatabaseThread, Output};
 use crate::linking::LinkMatch;
 use crate::mailbox::{self, Kept};
 use crate::message::{Letter, LetterId, MailBody};
+use crate::node_recovery::{Progress, Recovered, RecoveryWatch};
 use crate::sockets::Sockets;
 use crate::stack::{self, DatabaseInput, Stack};
 use crate::store::{Store, StoreError};
@@ -55,11 +56,14 @@ pub(crate) struct Driver {
     pub(crate) publications: HashMap<PacketId, watch::Sender<u32>>,
     pub(crate) letters: HashMap<LetterId, watch::Sender<LetterState>>,
     pub(crate) linking: Option<LinkWatch>,
+    pub(crate) recovering: Option<RecoveryWatch>,
+    /// Keys in two places that have been told of.
+    pub(crate) forks: BTreeSet<[[u8; 32]; 2]>,
     pub(crate) reflexive: Vec<SocketAddr>,
     pub(crate) closing: bool,
     addresses_at: Instant,
     /// Bytes of letters on their way to the disk.
-    unstored_mail: Arc<AtomicUsize>,
+    pub(crate) unstored_mail: Arc<AtomicUsize>,
 }
 
 pub(crate) struct Parts {
@@ -90,6 +94,8 @@ impl Driver {
             publications: HashMap::new(),
             letters: HashMap::new(),
             linking: None,
+            recovering: None,
+            forks: BTreeSet::new(),
             reflexive: Vec::new(),
             closing: false,
             addresses_at,
@@ -103,6 +109,7 @@ impl Driver {
             let (now, wall) = self.clock.now();
             self.tell_addresses(now, wall);
             self.end_abandoned_linking(now, wall);
+            self.end_abandoned_recovery(now, wall);
             self.drain(now, wall);
             let wake = self.stack.poll_timeout().map_or(self.addresses_at, |at| at.min(self.addresses_at));
             let wake = self.clock.system_time(wake);
@@ -236,6 +243,7 @@ impl Driver {
             stack::Event::Database { database, input } => self.on_database_input(database, input),
             stack::Event::AccountChanged => {
                 self.store_account(|_| {});
+                self.tell_forks();
                 self.tell(NodeEvent::AccountChanged);
             }
             stack::Event::LinkMatched(found) => {
@@ -257,18 +265,21 @@ impl Driver {
                 tracing::warn!("{device} came to an invitation that is over: {attempts} devices in all have tried it");
                 self.tell(NodeEvent::LinkAttempt { device, attempts });
             }
-            stack::Event::Restored { user, name } => {
-                let events = self.events.clone();
-                self.store_account(move |stored| match stored {
-                    Ok(()) => drop(events.send(NodeEvent::Restored { user: user.to_string(), name })),
-                    Err(error) => tracing::error!("the restored account could not be stored: {error}"),
-                });
+            stack::Event::Restored { user, name } => self.on_restored(Recovered { user: user.to_string(), name }),
+            stack::Event::RestoreFailed(failure) => {
+                self.tell(NodeEvent::RestoreFailed { reason: failure.to_string() });
+                if let Some(watch) = self.recovering.take() {
+                    let _ = watch.outcome.send(Err(failure.into()));
+                }
             }
-            stack::Event::RestoreFailed(failure) => self.tell(NodeEvent::RestoreFailed { reason: failure.to_string() }),
             stack::Event::RecoveryProgress { user, have, need } => {
-                self.tell(NodeEvent::RecoveryProgress { user: user.to_string(), have, need });
+                let user = user.to_string();
+                if let Some(watch) = &self.recovering {
+                    watch.progress.send_replace(Progress { user: user.clone(), have, need });
+                }
+                self.tell(NodeEvent::RecoveryProgress { user, have, need });
             }
-            stack::Event::GuardianPackage { .. } => {}
+            stack::Event::GuardianPackage { from, package } => self.on_package(from, &package),
             stack::Event::Keep(packet) => self.keep(packet),
             stack::Event::Forget(id) => {
                 self.store.write_behind("the cache", move |c| c.execute("DELETE FROM packet WHERE id = ?1", [id.0]).map(drop))
@@ -317,7 +328,7 @@ impl Driver {
             topic: message.topic,
             id: message.id,
             author: message.author,
-            author_name: self.name_of(message.author),
+            author_name: self.name_in(message.topic, message.author),
             created: message.created,
             previous: Some(message.previous).filter(|link| *link != peers_wire::Link::NONE),
             payload: message.payload.clone(),
@@ -469,7 +480,7 @@ impl Driver {
         }
     }
 
-    fn tell(&self, event: NodeEvent) {
+    pub(crate) fn tell(&self, event: NodeEvent) {
         // Nobody may be listening.
         let _ = self.events.send(event);
     }
@@ -493,7 +504,7 @@ const MAX_BATCH: usize = 64;
 const MAX_OUTPUTS: usize = 1024;
 const MAX_REFLEXIVE: usize = 8;
 /// Bytes of letters on their way to the disk; more are not taken, and come again as they are not acknowledged.
-const MAX_UNSTORED_MAIL: usize = 64 << 20;
+pub(crate) const MAX_UNSTORED_MAIL: usize = 64 << 20;
 /// Letters sent again to a peer that has come, and their bytes, about.
 const MAX_SENT_AGAIN: i64 = 64;
 const MAX_SENT_AGAIN_BYTES: usize = 16 << 20;

@@ -100,12 +100,12 @@ impl Topic {
         let rows = self.node.shared.store.run(move |c| load_history(c, topic, limit)).await.map_err(|_| Closed)?;
         self.node
             .call(move |driver, _, _| {
-                rows.into_iter().map(|message| Message { author_name: driver.name_of(message.author), ..message }).collect()
+                rows.into_iter().map(|message| Message { author_name: driver.name_in(topic, message.author), ..message }).collect()
             })
             .await
     }
 
-    /// Ends following the topic; its history stays.
+    /// Ends following the topic; its history stays. That of a group is followed as long as this device is in the group.
     ///
     /// # Errors
     /// [`Closed`].

@@ -13,8 +13,12 @@ mod json;
 mod linking;
 mod mail;
 mod mailbox;
+mod membership;
 mod message;
 mod node;
+mod node_groups;
+mod node_recovery;
+mod packages;
 mod recovery;
 mod sockets;
 mod stack;
@@ -29,8 +33,13 @@ pub use groups::{Audit, AuditMember, AuditRemoved, GroupPublishError};
 pub use handles::{Acceptance, Changes, Database, DatabaseError, DatabaseOptions, Invitation, Messages, Publication, Sending, Topic};
 pub use home::Home;
 pub use linking::{LinkFailure, LinkMatch, LinkOptions};
+pub use membership::{
+    AuditReport, ForkStatus, GroupStatus, GuardiansStatus, MemberAudit, MemberStatus, RecoveryKeyStatus, RemovedAudit, Stolen, Ward,
+};
 pub use message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
 pub use node::{Bootstrap, Closed, Events, LinkError, Node, OpenError, Options, PublishError};
+pub use node_groups::MembershipError;
+pub use node_recovery::{Progress, RecoverError, Recovered, Recovering};
 pub use recovery::RestoreFailure;
 pub use sockets::BindError;
 pub use stack::{Config, DatabaseInput, Event, Stack, Stats, TopicMessage};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use peers_crypto::{GroupError, GroupId, KeyFile, KeyFileError, Passphrase, Ticket, TopicKey};
+use peers_crypto::{GroupError, GroupId, KeyFile, KeyFileError, Passphrase, Role, Ticket, TopicKey};
 use peers_wire::{Packet, PeerId, Timestamp, TopicId};
 use rand::RngExt;
 use rusqlite::{Connection, params};
@@ -402,7 +402,11 @@ impl Node {
     /// # Errors
     /// [`LinkError::Refused`] while another linking is under way.
     pub async fn invite(&self, options: LinkOptions) -> Result<Invitation, LinkError> {
-        let (ticket, acceptance) = self.link(move |driver, now, wall| driver.stack.invite(now, wall, None, options)).await?;
+        self.invite_into(None, options).await
+    }
+
+    pub(crate) async fn invite_into(&self, to: Option<(GroupId, Role)>, options: LinkOptions) -> Result<Invitation, LinkError> {
+        let (ticket, acceptance) = self.link(move |driver, now, wall| driver.stack.invite(now, wall, to, options)).await?;
         Ok(Invitation { ticket, under_way: acceptance })
     }
 
@@ -501,6 +505,10 @@ impl Driver {
             id: *id,
             messages: counts.get(id).copied().unwrap_or(0),
         });
+        let groups = account.groups().map(|membership| membership.group()).map(|group| {
+            let id = TopicId(group.id().0);
+            TopicStatus { label: group.name().to_owned(), id, messages: counts.get(&id).copied().unwrap_or(0) }
+        });
         let stats = self.stack.stats();
         Status {
             id: own,
@@ -511,6 +519,7 @@ impl Driver {
             peers: peers.collect(),
             cache: CacheStatus { packets: stats.cache.held, bytes: stats.cache.used, budget: self.stack.cache_budget() },
             topics: topics.collect(),
+            groups: groups.collect(),
             databases: Vec::new(),
             counters: stats.counters(),
         }

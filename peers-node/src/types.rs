@@ -30,6 +30,8 @@ pub struct Status {
     pub cache: CacheStatus,
     /// Topics followed.
     pub topics: Vec<TopicStatus>,
+    /// Groups that this device is in, as topics.
+    pub groups: Vec<TopicStatus>,
     /// Databases of the user.
     pub databases: Vec<DatabaseStatus>,
     /// Everything counted since the start.
@@ -224,7 +226,7 @@ impl From<Kind> for GroupKind {
 }
 
 /// What a member may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemberRole {
     /// Reads.
@@ -322,6 +324,24 @@ pub enum NodeEvent {
         device: PeerId,
         /// Devices that came to that invitation in all.
         attempts: usize,
+    },
+    /// Someone left with this device what it needs to be their guardian; stored here.
+    GuardianPackage {
+        /// The device that it came from.
+        from: PeerId,
+        /// The user, in text form.
+        user: String,
+    },
+    /// A key was used in two places: it was restored from a copy, or stolen.
+    KeyForked {
+        /// The user or group, in text form, in which it was used.
+        group: String,
+        /// Its name.
+        group_name: String,
+        /// The key.
+        key: PeerId,
+        /// The name of its device, if it is a member.
+        name: Option<String>,
     },
     /// A database changed, here or elsewhere.
     DatabaseChanged {

@@ -4,8 +4,10 @@
 mod bad_input;
 mod control;
 mod devices;
+mod groups;
 mod harness;
 mod keys;
 mod linking;
 mod mail_and_topics;
+mod recovery;
 mod sqlite;

@@ -4,8 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use peers_crypto::{Ticket, TopicKey};
-use peers_node::{Bootstrap, Database, DatabaseError, DatabaseOptions, Home, LinkError, LinkOptions, Node, NodeEvent, OpenError, Options};
+use peers_crypto::{RecoveryPhrase, Ticket, TopicKey};
+use peers_node::{
+    Bootstrap, Database, DatabaseError, DatabaseOptions, Home, LinkError, LinkOptions, MemberRole, MembershipError, Node, NodeEvent,
+    OpenError, Options, RecoverError,
+};
 use rusqlite::Connection;
 
 struct Peer {
@@ -242,4 +245,41 @@ async fn own_messages_name_the_one_before_in_the_history_too() {
     topic.publish("two").await.unwrap();
     let history = topic.history(10).await.unwrap();
     assert_eq!(history.iter().map(|message| message.previous).collect::<Vec<_>>(), [None, Some(first.link())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_nobody_waits_for_is_in_nobodys_way_and_a_second_one_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let peer = open(temp.path(), "peer").await;
+    let asking = peer.node.ask_guardians(None).await.unwrap();
+    assert!(matches!(peer.node.ask_guardians(None).await, Err(RecoverError::Refused(_))));
+    let phrase = RecoveryPhrase::generate(&mut rand::rng());
+    assert!(matches!(peer.node.restore(phrase.clone()).await, Err(RecoverError::Refused(_))));
+    drop(asking);
+    let restoring = peer.node.restore(phrase).await.unwrap();
+    drop(restoring);
+    peer.node.ask_guardians(None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_in_a_group_is_there_after_a_restart_without_a_goodbye() {
+    let temp = tempfile::tempdir().unwrap();
+    let peer = open(temp.path(), "peer").await;
+    let group = peer.node.create_group("choir").await.unwrap();
+    peer.node.rename(group, "band").await.unwrap();
+    assert!(matches!(peer.node.rename(group, "").await, Err(MembershipError::Group(_))));
+    let said = peer.node.group_topic(group).await.unwrap().unwrap().publish("tenors at eight").await.unwrap().id();
+    peer.node.add_recovery(RecoveryPhrase::generate(&mut rand::rng()), None).await.unwrap();
+    let copy = temp.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for name in ["key", "state.sqlite", "state.sqlite-wal"] {
+        std::fs::copy(temp.path().join("peer").join(name), copy.join(name)).unwrap();
+    }
+    let again = Node::open(&Home::at(&copy), options("peer")).await.unwrap();
+    let groups = again.groups().await.unwrap();
+    assert_eq!((groups.len(), groups[0].name.as_str(), groups[0].role()), (1, "band", Some(MemberRole::Owner)));
+    let history = again.group_topic(group).await.unwrap().unwrap().history(10).await.unwrap();
+    assert_eq!(history.iter().map(|message| message.id).collect::<Vec<_>>(), [said]);
+    let user = again.user().await.unwrap().id.parse().unwrap();
+    assert_eq!(again.audit(user).await.unwrap().unwrap().recovery.len(), 1);
 }

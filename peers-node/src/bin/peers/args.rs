@@ -1,5 +1,7 @@
 //! The command line.
 
+mod groups;
+
 use core::net::SocketAddr;
 use core::str::FromStr;
 use core::time::Duration;
@@ -7,6 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use peers_wire::PeerId;
+
+pub(crate) use groups::{Group, Guardians, Id, Identity, Recovery, RoleName, Sure};
 
 /// Your devices keep databases in step and pass messages, with no server in the middle.
 #[derive(Debug, Parser)]
@@ -34,8 +38,8 @@ Environment:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print the id of this device; makes its key on first use.
-    Id(Passphrase),
+    /// Print the id of this device, and make its key on first use; or see to your devices.
+    Id(Id),
     /// Keep the secrets of this device: its passphrase, and copies of them.
     #[command(subcommand)]
     Key(Key),
@@ -45,8 +49,14 @@ pub(crate) enum Command {
     Status,
     /// Let a new device join you: prints a code of four words, or a link, and waits for `peers accept` there.
     Invite(Invite),
-    /// Make this device one of yours: asks for the code or link that `peers invite` printed on another one.
+    /// Join what another device invites to, you or a group: asks for the code or link that `peers invite` or `peers group invite` printed there.
     Accept(Accept),
+    /// Groups of people: who reads, who writes, who decides.
+    #[command(subcommand)]
+    Group(Group),
+    /// Come back after all devices are lost: a phrase on paper, or friends.
+    #[command(subcommand)]
+    Recovery(Recovery),
     /// Publish to a topic, or follow one.
     #[command(subcommand)]
     Topic(Topic),
@@ -158,6 +168,7 @@ pub(crate) struct Up {
 }
 
 #[derive(Debug, Args)]
+#[group(id = "invitation")]
 pub(crate) struct Invite {
     /// Print a link instead of a code: it carries a full secret, to be sent where nobody else reads.
     #[arg(long)]

@@ -14,7 +14,10 @@ use crate::control::client::ask;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 
-pub(crate) async fn id(arguments: &args::Passphrase, output: Output) -> Result<(), Failure> {
+pub(crate) async fn id(arguments: args::Id, output: Output) -> Result<(), Failure> {
+    if let Some(command) = arguments.command {
+        return super::group::identity(command, output).await;
+    }
     let home = home()?;
     let id = match ask::<Status>(&home.control_socket(), &Request::Status {}).await {
         Ok(status) => status.id,
@@ -23,7 +26,7 @@ pub(crate) async fn id(arguments: &args::Passphrase, output: Output) -> Result<(
                 Failure::failed(format!("the home cannot be made: {error}")).hint("set PEERS_HOME to a folder that you may write to")
             })?;
             let path = home.key_file();
-            let passphrase = passphrase(arguments, &path)?;
+            let passphrase = passphrase(&arguments.passphrase, &path)?;
             KeyFile::open_or_create(&path, passphrase.as_bytes(), &mut rand::rng())?.device_key().id()
         }
         Err(failure) => return Err(failure),

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use peers_crypto::{ParseLinkError, ParseTicketError, Ticket};
-use peers_node::Matched;
+use peers_node::{GroupKind, Matched};
 use qrcode::{EcLevel, QrCode};
 
 use super::{ask_line, socket};
@@ -14,12 +14,14 @@ use crate::args;
 use crate::control::Request;
 use crate::control::answer::{LinkEvent, Linked};
 use crate::control::client::{Call, Next, ask};
+use crate::control::request::Place;
 use crate::failure::Failure;
 use crate::output::{Output, has_keyboard};
 use crate::service::mistyped;
 use crate::text::{plural, safe};
 
-pub(crate) async fn invite(invite: &args::Invite, output: Output) -> Result<(), Failure> {
+/// - `to`: a group and the role there; else the new device becomes one of the user's
+pub(crate) async fn invite(invite: &args::Invite, to: Option<Place>, output: Output) -> Result<(), Failure> {
     let (link, confirm) = (invite.link || invite.qr.is_some(), invite.confirm.confirm);
     if let Some(Some(file)) = &invite.qr
         && file.exists()
@@ -28,7 +30,8 @@ pub(crate) async fn invite(invite: &args::Invite, output: Output) -> Result<(), 
             Failure::failed(format!("{} exists already", file.display())).hint("name a file that does not, as it will hold a secret")
         );
     }
-    let mut call = Call::new(&socket()?, &Request::Invite { link, confirm }).await?;
+    let mut call = Call::new(&socket()?, &Request::Invite { link, confirm, to }).await?;
+    let mut group = None;
     let linked = follow(&mut call, confirm, output, |event| match event {
         LinkEvent::Code(code) => {
             output.progress("On the new device, run `peers accept` and type this code:\n\n");
@@ -47,12 +50,15 @@ pub(crate) async fn invite(invite: &args::Invite, output: Output) -> Result<(), 
             output.progress("It is good for one device and ten minutes. Waiting; Ctrl-C ends it.");
             Ok(())
         }
-        LinkEvent::Matched(Matched { device, name, words, .. }) => {
-            output.progress(format!("{} ({device}) wants to join. Both devices show: {words}", safe(&name, false)));
+        LinkEvent::Matched(matched) => {
+            let (name, joins) = (safe(&matched.name, false), place(&matched));
+            output.progress(format!("{name} ({}) wants to join {joins}. Both devices show: {}", matched.device, matched.words));
+            group = (matched.kind == GroupKind::Group).then_some(joins);
             Ok(())
         }
     });
-    show(&linked.await?, output);
+    let linked = linked.await?;
+    show(&linked, group.map(|group| format!("{} ({}) is in {group} now.", safe(&linked.name, false), linked.device)), output);
     Ok(())
 }
 
@@ -63,15 +69,27 @@ pub(crate) async fn accept(accept: &args::Accept, output: Output) -> Result<(), 
     let (code, confirm) = (ask_ticket()?.to_string(), accept.confirm.confirm);
     output.progress("looking for the other device");
     let mut call = Call::new(&socket, &Request::Accept { code, confirm }).await?;
+    let mut group = None;
     let linked = follow(&mut call, confirm, output, |event| {
-        if let LinkEvent::Matched(Matched { device, name, group, words, .. }) = event {
-            let (name, group) = (safe(&name, false), safe(&group, false));
-            output.progress(format!("{name} ({device}) invites to join {group}. Both devices show: {words}"));
+        if let LinkEvent::Matched(matched) = event {
+            let (name, joins) = (safe(&matched.name, false), place(&matched));
+            output.progress(format!("{name} ({}) invites to join {joins}. Both devices show: {}", matched.device, matched.words));
+            group = (matched.kind == GroupKind::Group).then_some(joins);
         }
         Ok(())
     });
-    show(&linked.await?, output);
+    let linked = linked.await?;
+    show(&linked, group.map(|group| format!("You are in {group} now.")), output);
     Ok(())
+}
+
+/// What is joined, and as what.
+fn place(matched: &Matched) -> String {
+    let name = safe(&matched.group, false);
+    match matched.kind {
+        GroupKind::User => format!("{name} as one of their devices"),
+        GroupKind::Group => format!("the group {name} as {}", super::group::role_name(matched.role)),
+    }
 }
 
 /// Follows a linking to its end; asks for the word of the person at the keyboard where that is wanted.
@@ -170,8 +188,9 @@ fn write_svg(link: &str, file: &Path) -> Result<(), Failure> {
     opened.write_all(svg.as_bytes()).map_err(failed)
 }
 
-fn show(linked: &Linked, output: Output) {
-    output.say(format!("Linked with {} ({}).", safe(&linked.name, false), linked.device));
+/// - `joined`: what came of it, where it was a group that was joined
+fn show(linked: &Linked, joined: Option<String>, output: Output) {
+    output.say(joined.unwrap_or_else(|| format!("Linked with {} ({}).", safe(&linked.name, false), linked.device)));
     output.say(format!("Both devices show: {}", linked.words));
     if linked.others > 0 {
         let came = plural(linked.others, "other device", "other devices");

@@ -1,10 +1,13 @@
 //! The commands. Each asks the node that runs here, and shows what it answers.
 
+mod audit;
 mod db;
+mod group;
 mod id;
 mod inbox;
 mod key;
 mod link;
+mod recovery;
 mod secret;
 mod send;
 mod status;
@@ -17,7 +20,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use peers_node::Home;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Sure};
 use crate::control::request::DatabaseRef;
 use crate::failure::{Code, Failure};
 use crate::output::{Output, has_keyboard};
@@ -25,12 +28,14 @@ use crate::output::{Output, has_keyboard};
 /// Runs one command to its end.
 pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
-        Command::Id(passphrase) => id::id(&passphrase, output).await,
+        Command::Id(arguments) => id::id(arguments, output).await,
         Command::Key(key) => key::key(key, output).await,
         Command::Up(up) => up::up(up, output).await,
         Command::Status => status::status(output).await,
-        Command::Invite(invite) => link::invite(&invite, output).await,
+        Command::Invite(invite) => link::invite(&invite, None, output).await,
         Command::Accept(accept) => link::accept(&accept, output).await,
+        Command::Group(command) => group::group(command, output).await,
+        Command::Recovery(command) => recovery::recovery(command, output).await,
         Command::Topic(topic) => topic::topic(topic, output).await,
         Command::Send(send) => send::send(send, output).await,
         Command::Inbox(inbox) => inbox::inbox(&inbox, output).await,
@@ -80,6 +85,21 @@ fn ask_line(prompt: &str, secret: bool) -> Result<String, Failure> {
     line.ok_or_else(|| {
         Failure::usage(format!("{what} is missing: standard input is empty")).hint("type it at the prompt, or pipe it in as one line")
     })
+}
+
+/// Asks a person whether to go on with what `meaning` says; without a terminal `--yes` says so.
+fn sure(meaning: &str, question: &str, given: Sure, output: Output) -> Result<(), Failure> {
+    if given.yes {
+        return Ok(());
+    }
+    if !has_keyboard() {
+        return Err(Failure::usage("this cannot be undone, and nobody is there to ask").hint("give --yes if you are sure"));
+    }
+    output.progress(meaning);
+    match ask_line(&format!("{question} [y/N] "), false)?.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::new(Code::Refused, "nothing was changed")),
+    }
 }
 
 /// Reads up to the first line break and no further, at most [`MAX_TYPED`] bytes; `None` at the end.

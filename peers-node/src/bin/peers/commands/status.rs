@@ -56,9 +56,12 @@ fn shown(status: &Status) -> String {
         size(cache.bytes),
         size(cache.budget)
     );
-    if !status.topics.is_empty() {
-        out.push_str("\nTopics\n");
-        let topics = status.topics.iter().map(|topic| {
+    for (title, topics) in [("Topics", &status.topics), ("Groups", &status.groups)] {
+        if topics.is_empty() {
+            continue;
+        }
+        let _ = writeln!(out, "\n{title}");
+        let topics = topics.iter().map(|topic| {
             [
                 format!("  {}", safe(&topic.label, false)),
                 plural(usize::try_from(topic.messages).unwrap_or(usize::MAX), "message", "messages"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{ask_line, content, socket};
-use crate::args::{PublishWait, Topic};
+use crate::args::{PublishWait, Stored, Topic};
 use crate::body::Body;
 use crate::control::Request;
 use crate::control::answer::{Count, Message, Progress};
@@ -24,21 +24,7 @@ pub(crate) async fn topic(command: Topic, output: Output) -> Result<(), Failure>
                 Some(text) if text != "-" => text.into_bytes(),
                 _ => content(Path::new("-"))?,
             };
-            let until = match wait {
-                PublishWait::Queued => Until::Queued,
-                PublishWait::Stored => Until::Stored,
-            };
-            let timeout_ms = u64::try_from(stored.timeout.as_millis()).unwrap_or(u64::MAX);
-            let request = Request::Publish { topic, body: Body::new(&body), until, copies: stored.copies, timeout_ms };
-            let progress: Progress = ask(&socket()?, &request).await?;
-            let copies = if until == Until::Stored {
-                format!(", held by {}", plural(progress.copies as usize, "other peer", "other peers"))
-            } else {
-                String::new()
-            };
-            output.say(format!("published {:.16}{copies}", progress.id));
-            output.finish(&progress);
-            Ok(())
+            publish(topic, Body::new(&body), wait, &stored, output).await
         }
         Topic::Follow { topic, last, count, no_wait, passphrase } => {
             let topic = name(topic, passphrase)?;
@@ -47,12 +33,31 @@ pub(crate) async fn topic(command: Topic, output: Output) -> Result<(), Failure>
     }
 }
 
+/// Publishes, and tells how far it got.
+pub(super) async fn publish(topic: TopicName, body: Body, wait: PublishWait, stored: &Stored, output: Output) -> Result<(), Failure> {
+    let until = match wait {
+        PublishWait::Queued => Until::Queued,
+        PublishWait::Stored => Until::Stored,
+    };
+    let timeout_ms = u64::try_from(stored.timeout.as_millis()).unwrap_or(u64::MAX);
+    let request = Request::Publish { topic, body, until, copies: stored.copies, timeout_ms };
+    let progress: Progress = ask(&socket()?, &request).await?;
+    let copies = if until == Until::Stored {
+        format!(", held by {}", plural(progress.copies as usize, "other peer", "other peers"))
+    } else {
+        String::new()
+    };
+    output.say(format!("published {:.16}{copies}", progress.id));
+    output.finish(&progress);
+    Ok(())
+}
+
 #[derive(Serialize)]
 struct Messages {
     messages: Vec<Message>,
 }
 
-async fn follow(request: &Request, count: Option<usize>, output: Output) -> Result<(), Failure> {
+pub(super) async fn follow(request: &Request, count: Option<usize>, output: Output) -> Result<(), Failure> {
     let mut call = Call::new(&socket()?, request).await?;
     let mut messages = Vec::new();
     let mut shown = 0;
@@ -98,7 +103,7 @@ fn name(label: String, passphrase: bool) -> Result<TopicName, Failure> {
         return Err(Failure::usage("a topic needs a name"));
     }
     let passphrase = if passphrase { Some(ask_line("Passphrase of the topic: ", true)?) } else { None };
-    Ok(TopicName { label, passphrase })
+    Ok(TopicName { label, passphrase, group: false })
 }
 
 /// Messages that one JSON object holds.

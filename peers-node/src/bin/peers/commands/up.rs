@@ -86,6 +86,18 @@ fn tell(event: &NodeEvent, output: Output) {
         NodeEvent::LinkFailed { reason, .. } => output.progress(format!("linking failed: {}", safe(reason, false))),
         NodeEvent::LinkAttempt { device, attempts } => output
             .progress(format!("{device} came to an invitation that is over: {} tried it in all", plural(*attempts, "device", "devices"))),
+        NodeEvent::Restored { name, .. } => output.progress(format!("you are back: {}", safe(name, false))),
+        NodeEvent::RestoreFailed { reason } => output.progress(format!("recovery failed: {}", safe(reason, false))),
+        NodeEvent::GuardianPackage { from, user } => {
+            output.progress(format!("you are a guardian of {user}, says their device {from:.8}: see `peers recovery list`"));
+        }
+        NodeEvent::KeyForked { group_name, key, name, .. } => {
+            let name = name.as_ref().map_or_else(|| format!("{key:.8}"), |name| safe(name, false));
+            let group_name = safe(group_name, false);
+            output.progress(format!(
+                "WARNING: the key of {name} in {group_name} is in two places, a copy or a thief's: see `peers id audit`"
+            ));
+        }
         _ => {}
     }
 }

@@ -41,6 +41,30 @@ pub(crate) struct Linked {
     pub(crate) others: usize,
 }
 
+/// Members that were removed from a group, or devices from the user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    /// The group, or the user.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) removed: Vec<peers_node::MemberStatus>,
+    /// Devices of the same users that are still in it.
+    pub(crate) remaining: Vec<peers_node::MemberStatus>,
+}
+
+/// A recovery phrase that was added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RecoveryKey {
+    /// The key that the phrase stands for.
+    pub(crate) key: peers_wire::PeerId,
+    /// The words; only in the output of the command that made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) words: Option<String>,
+    /// The key that it takes the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaced: Option<peers_wire::PeerId>,
+}
+
 /// A message of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Message {

@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use core::fmt;
 
+use peers_wire::PeerId;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use crate::args::RoleName;
 use crate::body::Body;
 
 /// A request: the field `request` names it, the others are its arguments.
@@ -18,8 +23,11 @@ pub(crate) enum Request {
         link: bool,
         #[serde(default)]
         confirm: bool,
+        /// To which group, and as what; else to the user.
+        #[serde(default)]
+        to: Option<Place>,
     },
-    /// Joins the user whose device made the code or link; an event once both have shown that they know it.
+    /// Joins the user or group to which the code or link invites; an event once both have shown that they know it.
     Accept {
         code: String,
         #[serde(default)]
@@ -45,6 +53,75 @@ pub(crate) enum Request {
     Log { database: DatabaseRef, last: usize },
     /// Runs SQL on a database.
     Sql { database: DatabaseRef, sql: String },
+    /// Every group of this device.
+    Groups {},
+    /// Makes a group.
+    CreateGroup { name: String },
+    /// The group of that name or id; without one the user.
+    Group { group: Option<String> },
+    /// Gives a member of a group another role.
+    SetRole { group: String, member: String, role: RoleName },
+    /// Removes a member of a group, all devices of a user from it, or, without a group, a device of the user.
+    RemoveMember { group: Option<String>, member: String },
+    /// Leaves a group.
+    LeaveGroup { group: String },
+    /// Renames a group, or the user.
+    Rename { group: Option<String>, name: String },
+    /// Who can read what, of a group or of the user.
+    Audit { group: Option<String> },
+    /// Adds a recovery phrase by the word of another, which `replace` makes void.
+    AddRecovery {
+        words: Secret,
+        #[serde(default)]
+        by: Option<Secret>,
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Makes a recovery phrase void by its own word or that of another.
+    RemoveRecovery { id: PeerId, by: Secret },
+    /// Makes this device the user's of that recovery phrase.
+    Restore { words: Secret },
+    /// Chooses guardians; by the word of a recovery phrase, where there is one.
+    SetGuardians {
+        need: u8,
+        contacts: Vec<String>,
+        #[serde(default)]
+        by: Option<Secret>,
+    },
+    /// For whom this device is a guardian.
+    Wards {},
+    /// Waits for the word of the guardians of a user, or of whom the first names; an event for each that has come.
+    AskGuardians {
+        #[serde(default)]
+        user: Option<String>,
+    },
+    /// Vouches, as a guardian, that a device belongs to a user.
+    Endorse { device: PeerId, user: String },
+}
+
+/// Where an invitation leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Place {
+    pub(crate) group: String,
+    pub(crate) role: RoleName,
+}
+
+/// Words that nobody is to see: in no log, and gone from memory when they are dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 /// Which topic.
@@ -56,6 +133,9 @@ pub(crate) struct TopicName {
     /// Shared with everyone who knows this; else the user's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passphrase: Option<String>,
+    /// It is a group's, of that name or id.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) group: bool,
 }
 
 /// Which database: the one of that name, else the one at that path.
@@ -86,11 +166,12 @@ mod tests {
     #[test]
     fn requests_read_back_and_unknown_ones_do_not() {
         let database = DatabaseRef { name: "notes".into(), path: "/tmp/notes".into() };
-        let topic = TopicName { label: "news".into(), passphrase: Some("open".into()) };
+        let topic = TopicName { label: "news".into(), passphrase: Some("open".into()), group: false };
+        let friends = TopicName { label: "friends".into(), passphrase: None, group: true };
         let body = Body::new(b"\x00\x01");
         for request in [
             Request::Status {},
-            Request::Invite { link: true, confirm: false },
+            Request::Invite { link: true, confirm: false, to: Some(Place { group: "friends".into(), role: RoleName::Writer }) },
             Request::Accept { code: "a b c d".into(), confirm: true },
             Request::Confirm { same: true },
             Request::Publish { topic: topic.clone(), body: body.clone(), until: Until::Stored, copies: 3, timeout_ms: 5 },
@@ -98,10 +179,15 @@ mod tests {
             Request::Send { to: "bob".into(), name: None, body, until: Until::Delivered, copies: 1, timeout_ms: 1 },
             Request::Track { file: "/tmp/x".into(), tables: vec![], name: None, plain: true },
             Request::Sql { database, sql: "SELECT 1".into() },
+            Request::Follow { topic: friends, last: 3, live: true, count: None },
+            Request::RemoveMember { group: None, member: "phone".into() },
+            Request::AddRecovery { words: Secret("one two".into()), by: Some(Secret("three".into())), replace: true },
+            Request::Endorse { device: PeerId([7; 32]), user: "bob".into() },
         ] {
             let line = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request, "{line}");
         }
+        assert!(!format!("{:?}", Request::Restore { words: Secret("abandon".into()) }).contains("abandon"));
         for line in [
             "",
             "{}",

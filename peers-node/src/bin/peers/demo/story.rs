@@ -124,7 +124,7 @@ impl Story {
     }
 
     async fn linked(&mut self, report: &Report) -> Result<String> {
-        let mut invitation = self.laptop.call(&Request::Invite { link: false, confirm: false }).await?;
+        let mut invitation = self.laptop.call(&Request::Invite { link: false, confirm: false, to: None }).await?;
         let Next::Event(LinkEvent::Code(code)) = invitation.next::<LinkEvent, Linked>().await? else {
             bail!("the invitation ended before it was used");
         };
@@ -474,7 +474,7 @@ pub(crate) async fn history(peer: &Peer) -> Result<Vec<Message>> {
 }
 
 pub(crate) fn topic() -> TopicName {
-    TopicName { label: TOPIC.to_owned(), passphrase: None }
+    TopicName { label: TOPIC.to_owned(), passphrase: None, group: false }
 }
 
 pub(crate) fn database() -> DatabaseRef {

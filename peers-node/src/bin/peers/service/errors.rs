@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use peers_crypto::{KeyFileError, KeyFormError, LinkRefusal};
-use peers_node::{Closed, DatabaseError, LinkError, LinkFailure, OpenError, PublishError};
+use peers_crypto::{GroupError, KeyFileError, KeyFormError, LinkRefusal};
+use peers_node::{Closed, DatabaseError, LinkError, LinkFailure, MembershipError, OpenError, PublishError, RecoverError};
 use rusqlite::ErrorCode;
 
 use crate::failure::{Code, Failure};
@@ -54,6 +54,7 @@ impl From<PublishError> for Failure {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Closed(closed) => closed.into(),
+            PublishError::Group(error) => error.into(),
             other => Self::failed(other.to_string()),
         }
     }
@@ -67,6 +68,42 @@ impl From<LinkError> for Failure {
             LinkError::State(_) => Code::Failed,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<GroupError> for Failure {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::NotAMember(_) => Self::new(Code::Refused, format!("nothing was changed: {error}"))
+                .hint("see `peers group members`, and for your own devices `peers id list`"),
+            GroupError::NotAllowed(_) => {
+                Self::new(Code::Refused, format!("nothing was done: {error}")).hint("see `peers group members` for who may do what")
+            }
+            GroupError::Name => Self::usage(error.to_string()),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
+impl From<MembershipError> for Failure {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Group(error) => error.into(),
+            MembershipError::Closed(closed) => closed.into(),
+            MembershipError::Refused(_) => Self::new(Code::Refused, error.to_string()),
+            MembershipError::State(_) => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<RecoverError> for Failure {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Closed(closed) => closed.into(),
+            RecoverError::Refused(_) => Self::new(Code::Refused, error.to_string()),
+            RecoverError::State(_) => Self::failed(error.to_string()),
+            RecoverError::Failed(failure) => Self::new(Code::Unreachable, failure.to_string()),
+        }
     }
 }
 

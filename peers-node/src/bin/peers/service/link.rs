@@ -1,14 +1,18 @@
 //! Linking devices.
 
 use peers_crypto::Ticket;
-use peers_node::{LinkOptions, Node};
+use peers_node::{Invitation, LinkOptions, Node};
 
 use crate::control::answer::{LinkEvent, Linked};
 use crate::control::server::Replies;
 use crate::failure::Failure;
 
 pub(crate) async fn invite(node: &Node, by_link: bool, confirm: bool, replies: &mut Replies) -> Result<Linked, Failure> {
-    let mut invitation = node.invite(LinkOptions { by_link, confirm }).await?;
+    invite_with(node.invite(LinkOptions { by_link, confirm }).await?, replies).await
+}
+
+/// Shows the ticket of an invitation, who takes it, and how it ends.
+pub(super) async fn invite_with(mut invitation: Invitation, replies: &mut Replies) -> Result<Linked, Failure> {
     let ticket = match invitation.ticket() {
         Ticket::Code(code) => LinkEvent::Code(code.to_string()),
         Ticket::Link(link) => LinkEvent::Link(link.to_string()),

@@ -2,13 +2,16 @@
 
 mod database;
 mod errors;
+mod group;
 mod link;
 mod mail;
+mod recovery;
 mod sql;
 mod topic;
 
 pub(crate) use link::mistyped;
 use peers_node::Node;
+pub(crate) use recovery::mistyped as mistyped_phrase;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,7 +23,8 @@ use crate::failure::Failure;
 pub(crate) async fn run(request: Request, node: &Node, replies: &mut Replies) -> Result<Value, Failure> {
     match request {
         Request::Status {} => value(&node.status().await?),
-        Request::Invite { link, confirm } => value(&link::invite(node, link, confirm, replies).await?),
+        Request::Invite { link, confirm, to: None } => value(&link::invite(node, link, confirm, replies).await?),
+        Request::Invite { link, confirm, to: Some(to) } => value(&group::invite(node, &to, link, confirm, replies).await?),
         Request::Accept { code, confirm } => value(&link::accept(node, &code, confirm, replies).await?),
         Request::Confirm { same } => {
             node.confirm_linking(same).await?;
@@ -39,6 +43,21 @@ pub(crate) async fn run(request: Request, node: &Node, replies: &mut Replies) ->
         Request::Databases { database } => value(&database::status(node, database.as_ref()).await?),
         Request::Log { database, last } => value(&database::log(node, &database, last).await?),
         Request::Sql { database, sql } => value(&sql::run(node, &database, sql).await?),
+        Request::Groups {} => value(&node.groups().await?),
+        Request::CreateGroup { name } => value(&group::create(node, &name).await?),
+        Request::Group { group } => value(&group::find(node, group.as_deref()).await?),
+        Request::SetRole { group, member, role } => value(&group::set_role(node, &group, &member, role).await?),
+        Request::RemoveMember { group, member } => value(&group::remove(node, group.as_deref(), &member).await?),
+        Request::LeaveGroup { group } => value(&group::leave(node, &group).await?),
+        Request::Rename { group, name } => value(&group::rename(node, group.as_deref(), &name).await?),
+        Request::Audit { group } => value(&group::audit(node, group.as_deref()).await?),
+        Request::AddRecovery { words, by, replace } => value(&recovery::add(node, &words, by.as_ref(), replace).await?),
+        Request::RemoveRecovery { id, by } => value(&recovery::remove(node, id, &by).await?),
+        Request::Restore { words } => value(&recovery::restore(node, &words).await?),
+        Request::SetGuardians { need, contacts, by } => value(&recovery::set_guardians(node, need, &contacts, by.as_ref()).await?),
+        Request::Wards {} => value(&node.wards().await?),
+        Request::AskGuardians { user } => value(&recovery::ask(node, user.as_deref(), replies).await?),
+        Request::Endorse { device, user } => value(&recovery::endorse(node, device, &user).await?),
     }
 }
 

@@ -66,6 +66,10 @@ pub(crate) async fn follow(
 
 /// The topic: shared with those who know the passphrase, else the user's own.
 async fn join(node: &Node, topic: &TopicName) -> Result<Topic, Failure> {
+    if topic.group {
+        let group = node.group_topic(super::group::id(node, Some(&topic.label)).await?).await?;
+        return group.ok_or_else(|| Failure::failed(format!("this device is not in {} any more", topic.label)));
+    }
     let Some(passphrase) = &topic.passphrase else { return Ok(node.user_topic(&topic.label).await?) };
     // The label is part of what is hashed: one passphrase serves several topics.
     let secret = format!("{}\n{passphrase}", topic.label);
