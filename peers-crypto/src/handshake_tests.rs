@@ -203,6 +203,20 @@ fn who_stole_a_devices_key_cannot_pose_as_others_to_it() {
 }
 
 #[test]
+fn a_handshake_with_the_negative_of_an_id_is_not_one_with_the_id() {
+    // Both ids have one X25519 key: Noise alone would not tell whom the initiator meant.
+    let (alice, bob, rng) = (key(1), key(2), &mut rng());
+    let mut negative = bob.id();
+    negative.0[31] ^= 0x80;
+    assert_eq!(exchange_key(&negative).as_ref(), Some(bob.exchange_public()));
+    let (_, first) = Initiator::ik(&alice, negative, 1, WALL, &[], rng).unwrap();
+    assert_eq!(respond(&bob, &first, 2, &[], rng).err(), Some(HandshakeError::Forged), "mac1");
+    let mut addressed_anew = first[..first.len() - MACS].to_vec();
+    cookie::append_macs(&bob.id(), &mut addressed_anew);
+    assert_eq!(respond(&bob, &addressed_anew, 2, &[], rng).err(), Some(HandshakeError::Forged), "the prologue");
+}
+
+#[test]
 fn a_session_with_oneself_and_with_an_invalid_key_is_refused() {
     let (alice, rng) = (key(1), &mut rng());
     assert_eq!(Initiator::ik(&alice, alice.id(), 1, WALL, &[], rng).err(), Some(HandshakeError::Myself));

@@ -247,6 +247,24 @@ mod tests {
     }
 
     #[test]
+    fn an_id_of_mixed_order_has_no_exchange_key() {
+        // The sum of an id's point (x, y) and the point of order 2, (0, -1), is (-x, -y).
+        let mut mixed = DeviceKey::from_seed(&KEY).id().0;
+        let sign = mixed[31] & 0x80;
+        mixed[31] &= 0x7f;
+        let mut borrow = 0;
+        for (byte, p) in mixed.iter_mut().zip([0xed_u8].into_iter().chain([0xff; 30]).chain([0x7f])) {
+            let difference = i16::from(p) - i16::from(*byte) - borrow;
+            borrow = i16::from(difference < 0);
+            *byte = difference.rem_euclid(256).to_le_bytes()[0];
+        }
+        mixed[31] |= sign ^ 0x80;
+        assert_eq!(exchange_key(&PeerId(mixed)), None);
+        mixed[31] ^= 0x80;
+        assert_eq!(exchange_key(&PeerId(mixed)), None);
+    }
+
+    #[test]
     fn a_remembered_exchange_key_is_that_of_its_id_alone() {
         // More ids than are remembered: many share a place, and every answer is the same the second time.
         let id = |i: u64| PeerId(sodium::ed25519_keypair(&derive(&KEY, "id", &[&i.to_be_bytes()]), &mut [0; 64]));

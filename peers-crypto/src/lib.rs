@@ -33,6 +33,8 @@ mod replace;
 mod responder;
 mod seal;
 mod session;
+#[cfg(test)]
+mod session_vector_tests;
 mod shamir;
 mod sodium;
 mod statement;
@@ -40,6 +42,8 @@ mod ticket;
 mod topic;
 #[cfg(test)]
 mod vectors;
+#[cfg(test)]
+mod wycheproof_tests;
 
 #[cfg(feature = "bare")]
 #[doc(hidden)]

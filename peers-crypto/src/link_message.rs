@@ -31,7 +31,7 @@ pub(crate) struct Keys(Zeroizing<[u8; 32]>);
 
 impl Keys {
     pub(crate) fn new(key: &[u8; 64]) -> Self {
-        Self(Zeroizing::new(hash(&[b"peers link", key])))
+        Self(Zeroizing::new(hash(&[b"peers link key", key])))
     }
 
     /// Shows that the key is known. A hash and not the cipher's own tag, which can be made to fit many keys at once: that would be many guesses.

@@ -98,7 +98,7 @@ impl LinkUri {
     }
 
     fn root(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(hash(&[b"peers link uri", &*self.secret]))
+        Zeroizing::new(hash(&[b"peers link uri root", &*self.secret]))
     }
 
     /// The device that made it.
