@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use peers_crypto::{GroupId, GuardianPackage, RecoveryPhrase};
+use peers_crypto::{GroupId, GuardianPackage, MAX_GUARDIANS, RecoveryPhrase};
 use peers_wire::{PeerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -144,8 +144,11 @@ impl Node {
     /// there is one.
     ///
     /// # Errors
-    /// [`MembershipError`].
+    /// [`MembershipError`]: [`MembershipError::Refused`] unless there are 2 to [`MAX_GUARDIANS`] of them, and 1 to all are needed.
     pub async fn set_guardians(&self, need: u8, guardians: Vec<Vec<PeerId>>, by: Option<RecoveryPhrase>) -> Result<(), MembershipError> {
+        if !(2..=MAX_GUARDIANS).contains(&guardians.len()) || !(1..=guardians.len()).contains(&usize::from(need)) {
+            return Err(MembershipError::Refused("there must be 2 to 16 guardians, and 1 to all of them are needed"));
+        }
         self.change(move |driver, now, wall| driver.stack.set_guardians(now, wall, need, guardians, by.as_ref())).await
     }
 

@@ -195,3 +195,41 @@ fn a_group_and_what_was_said_in_it_survive_a_restart() {
     home.ok(&["group", "publish", "choir", "basses too"]);
     node.stop();
 }
+
+#[test]
+fn a_key_in_two_places_is_shown_in_the_audit_with_what_to_do() {
+    let (laptop, phone) = (Home::new(), Home::new());
+    let first = laptop.up_alone("laptop");
+    let second = phone.up_beside("phone", &laptop);
+    join(&laptop, &["invite"], &phone);
+    assert!(phone.ok(&["id", "audit"])["forks"].as_array().unwrap().is_empty());
+    let key = laptop.ok(&["id"])["id"].clone();
+    // Known peers are met again wherever a node comes up: this one is away.
+    second.stop();
+    first.stop();
+    // A thief's copy, or a backup: both go on without knowing of each other.
+    let copy = Home::new();
+    std::fs::create_dir(copy.path()).unwrap();
+    for name in ["key", "state.sqlite"] {
+        std::fs::copy(laptop.path().join(name), copy.path().join(name)).unwrap();
+    }
+    for (home, name) in [(&laptop, "Alice"), (&copy, "Mallory")] {
+        let alone = home.up_alone("laptop");
+        home.ok(&["id", "rename", name]);
+        alone.stop();
+    }
+    let second = phone.up_alone("phone");
+    let first = laptop.up_beside("laptop", &phone);
+    until("the phone has the one", || phone.ok(&["id", "list"])["name"] == "Alice");
+    first.stop();
+    let first = copy.up_beside("laptop", &phone);
+    until("the phone sees both", || !phone.ok(&["id", "audit"])["forks"].as_array().unwrap().is_empty());
+    let audit = phone.ok(&["id", "audit"]);
+    assert_eq!((&audit["forks"][0]["key"], &audit["forks"][0]["name"]), (&key, &"laptop".into()));
+    let (_, shown) = phone.spawn(&["id", "audit"], b"").end();
+    for part in ["WARNING", "the key of laptop was used in two places", &format!("peers id revoke {}", key.as_str().unwrap())] {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+    first.stop();
+    second.stop();
+}

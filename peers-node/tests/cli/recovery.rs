@@ -72,6 +72,7 @@ fn two_of_three_guardians_bring_a_user_back_and_one_does_not() {
     let you = user(&laptop).0;
     let ids: Vec<_> = friends.iter().map(id).collect();
     laptop.run(&["recovery", "guardians", "set", "--need", "4", &ids[0], &ids[1], &ids[2]]).fails(2, &["4 of 3"]);
+    laptop.run(&["recovery", "guardians", "set", "--need", "1", &ids[0]]).fails(2, &["1 contact", "choose 2"]);
     let set = laptop.ok(&["recovery", "guardians", "set", "--need", "2", &ids[0], &ids[1], &ids[2]]);
     assert_eq!((&set["guardians"]["need"], set["guardians"]["keys"].as_array().unwrap().len()), (&2.into(), 3));
     for friend in &friends {

@@ -41,6 +41,9 @@ pub(crate) async fn recovery(command: Recovery, output: Output) -> Result<(), Fa
             let now: AuditReport = ask(&socket()?, &Request::SetGuardians { need, contacts, by: words }).await?;
             guardians(&now, output);
             output.say("each of them has been sent a sealed package; it arrives when they are online");
+            if need == 1 {
+                output.say("each of them alone can now make a device yours: with --need 2 no one of them could");
+            }
             output.finish(&Own { recovery: &now.recovery, guardians: now.guardians.as_ref() });
             Ok(())
         }

@@ -1,6 +1,6 @@
 //! Coming back after all devices are lost: phrases and guardians.
 
-use peers_crypto::RecoveryPhrase;
+use peers_crypto::{MAX_GUARDIANS, RecoveryPhrase};
 use peers_node::{GroupKind, GroupStatus, Node, Ward};
 use peers_wire::PeerId;
 
@@ -63,6 +63,10 @@ pub(super) async fn set_guardians(
     let mut guardians = Vec::new();
     for contact in contacts {
         guardians.push(find(&groups, contact)?);
+    }
+    if !(2..=MAX_GUARDIANS).contains(&guardians.len()) {
+        return Err(Failure::usage(format!("{} cannot be your guardians", crate::text::plural(guardians.len(), "contact", "contacts")))
+            .hint(format!("choose 2 to {MAX_GUARDIANS}")));
     }
     if need == 0 || usize::from(need) > guardians.len() {
         return Err(Failure::usage(format!("{need} of {} guardians is not possible", guardians.len()))
