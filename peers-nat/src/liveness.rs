@@ -27,6 +27,8 @@ const PUNCHES: (u32, u32) = (2, 8);
 /// After so many the peer no longer counts as one that works.
 pub(crate) const SUSPECT_PINGS: usize = 2;
 /// Pause between pings that are to prove an address that was heard.
+/// How often [`Config::rekey_after`](crate::Config::rekey_after) may pass before keys that could not be replaced are given up with their session.
+const KEY_LIFETIME: u32 = 3;
 const PROVE_PAUSE: Duration = Duration::from_millis(300);
 
 impl Agent {
@@ -397,6 +399,11 @@ impl Agent {
         };
         let age = now.duration_since(current.since);
         let rekey_after = if current.initiated { self.config.rekey_after } else { self.config.rekey_after.mul_f64(1.5) };
+        if age >= self.config.rekey_after * KEY_LIFETIME {
+            // Data passes and handshakes do not, whoever sees to that: these keys have been used for long enough.
+            self.drop_peer(now, id, DisconnectReason::Timeout);
+            return;
+        }
         let rekey = age >= rekey_after || current.session.should_rekey(Duration::ZERO);
         let heard = peer.heard;
         let waiting = peer.waiting;

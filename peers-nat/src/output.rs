@@ -40,7 +40,7 @@ impl From<Link> for Path {
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisconnectReason {
-    /// It has not answered for [`Config::dead_after`](crate::Config::dead_after).
+    /// It has not answered for [`Config::dead_after`](crate::Config::dead_after), or no handshake for three times [`Config::rekey_after`](crate::Config::rekey_after).
     Timeout,
     /// It said goodbye.
     Closed,

@@ -3,11 +3,12 @@
 mod net;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use net::{Nat, Net};
-use peers_crypto::DatagramKind;
-use peers_nat::Event;
+use peers_crypto::{DatagramKind, DeviceKey};
+use peers_nat::{Agent, Config, Event};
 use peers_wire::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -118,6 +119,53 @@ fn both_ends_that_begin_at_once_over_any_network_settle_on_the_same_session() {
     let broken: Vec<_> = seeds.filter_map(|seed| settle(seed).err().map(|why| (seed, why))).collect();
     if let Some((seed, why)) = broken.first() {
         panic!("{} seeds do not settle; the first: {why}\nPEERS_SEED={seed} cargo test -p peers-nat --test settle", broken.len());
+    }
+}
+
+/// Carries what two agents say to each other, without delay, handshakes only if `handshakes`.
+fn carry(ends: &mut [(Agent, SocketAddr); 2], now: Instant, handshakes: bool) {
+    loop {
+        let Some((from, transmit)) = (0..2).find_map(|n| Some((n, ends[n].0.poll_transmit()?))) else { return };
+        let source = ends[from].1;
+        let (to, address) = &mut ends[1 - from];
+        let begins = DatagramKind::of(&transmit.payload) != Some(DatagramKind::Data);
+        if transmit.destination == *address && (handshakes || !begins) {
+            to.handle_datagram(now, Timestamp(1), source, transmit.payload);
+        }
+    }
+}
+
+#[test]
+fn keys_that_cannot_be_replaced_are_given_up() {
+    #[expect(clippy::disallowed_methods, reason = "a test needs some instant to count from")]
+    let start = Instant::now();
+    let config = Config { rekey_after: Duration::from_secs(60), ..Net::config() };
+    let mut ends = [1, 2].map(|n: u8| {
+        let key = DeviceKey::from_seed(&[n; 32]);
+        (Agent::new(start, config.clone(), key, [n; 32]), SocketAddr::from(([50, 0, 0, n], 4000)))
+    });
+    let (ids, address) = ([ends[0].0.id(), ends[1].0.id()], ends[1].1);
+    ends[0].0.connect(start, Timestamp(1), ids[1], &[address]).expect("a valid key");
+    carry(&mut ends, start, true);
+    let mut lost = [None; 2];
+    for second in 1..400 {
+        let now = start + Duration::from_secs(second);
+        for n in 0..2 {
+            ends[n].0.handle_timeout(now, Timestamp(1));
+            let _ = ends[n].0.send(now, ids[1 - n], b"data still passes");
+        }
+        carry(&mut ends, now, false);
+        for n in 0..2 {
+            while let Some(event) = ends[n].0.poll_event() {
+                if matches!(event, Event::Disconnected { .. }) {
+                    lost[n].get_or_insert(second);
+                }
+            }
+        }
+    }
+    for second in lost {
+        // Looked at no more often than keep-alives are due.
+        assert!(second.is_some_and(|second| (180..240).contains(&second)), "{lost:?}");
     }
 }
 
