@@ -21,7 +21,7 @@ use crate::{
 
 pub use crate::fuzzing_keyfile::crypto_keyfile;
 pub use crate::fuzzing_link::crypto_link;
-pub use crate::fuzzing_statement::crypto_statement;
+pub use crate::fuzzing_statement::{crypto_group, crypto_statement};
 
 /// Bytes of the code that answers a cookie.
 const MAC2: usize = MACS / 2;
@@ -457,6 +457,11 @@ pub(crate) mod tests {
     #[test]
     fn corpus_of_crypto_handshake() {
         replay("crypto_handshake", crypto_handshake);
+    }
+
+    #[test]
+    fn corpus_of_crypto_group() {
+        replay("crypto_group", crypto_group);
     }
 
     #[test]
