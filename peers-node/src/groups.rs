@@ -443,7 +443,9 @@ impl Stack {
 
     /// Another device of the user is in a group that this one is not in: it is to admit this one too.
     fn on_group_of_another_device(&mut self, now: Instant, wall: Timestamp, from: PeerId, bytes: &[u8]) {
-        let (true, Ok(group)) = (self.account.has_device(from) && self.account.groups.len() < MAX_GROUPS, Group::decode(bytes)) else {
+        // Of others nothing is even checked.
+        let heard = self.account.has_device(from) && self.account.groups.len() < MAX_GROUPS;
+        let Some(group) = heard.then(|| Group::decode(bytes).ok()).flatten() else {
             self.stats.refused_messages += 1;
             return;
         };
