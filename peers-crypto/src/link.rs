@@ -4,9 +4,9 @@
 //! recording of the conversation is of no use to anybody, whatever code they try on it. What is joined, and what that takes, is the callers' matter: the offer, the
 //! consent and the welcome are bytes to this module.
 //!
-//! 1. hello, acceptor to all: a commitment to its share.
+//! 1. hello, acceptor to all: commitments to its shares, one for each inviter that it may try.
 //! 2. answer, inviter to acceptor: its share. It tells nothing about the code, so that every hello may be answered, and none ends the invitation.
-//! 3. proof, acceptor to inviter: its share, and a tag that shows that it has the same key; with it, sealed, the name of the device. This is the guess: a wrong one ends the invitation.
+//! 3. proof, acceptor to inviter: its share for that one, and a tag that shows that it has the same key; with it, sealed, the name of the device. This is the guess: a wrong one ends the invitation.
 //! 4. offer, inviter to acceptor: a tag that shows the same; with it, sealed, what is to be joined. Both devices now show the same words.
 //! 5. consent, acceptor to inviter, sealed.
 //! 6. welcome, inviter to acceptor, sealed.

@@ -23,9 +23,26 @@ pub struct Acceptor {
     expected: Option<PeerId>,
     expires: Timestamp,
     session: LinkSession,
-    scalar: Zeroizing<[u8; 32]>,
-    share: [u8; 32],
+    /// One for each inviter to try: a proof shows the share to everybody, and who knows it before it answers can search for an answer that gives the words it wants.
+    shares: [Share; MAX_TRIED_INVITERS],
     phase: Phase,
+}
+
+/// What the acceptor says to one inviter, and the secret behind it.
+struct Share {
+    scalar: Zeroizing<[u8; 32]>,
+    public: [u8; 32],
+}
+
+impl Share {
+    fn new(password: &[u8], session: &LinkSession, rng: &mut impl CryptoRng) -> Self {
+        loop {
+            let scalar = cpace::scalar(rng);
+            if let Some(public) = cpace::share(&scalar, password, CHANNEL, session) {
+                return Self { scalar, public };
+            }
+        }
+    }
 }
 
 enum Phase {
@@ -88,16 +105,11 @@ impl Acceptor {
         let password = ticket.password();
         let mut session = [0; size_of::<LinkSession>()];
         rng.fill_bytes(&mut session);
-        let (scalar, share) = loop {
-            let scalar = cpace::scalar(rng);
-            if let Some(share) = cpace::share(&scalar, &password, CHANNEL, &session) {
-                break (scalar, share);
-            }
-        };
+        let shares = core::array::from_fn(|_| Share::new(&password, &session, rng));
         let (name, expected, expires) = (name.to_owned(), ticket.inviter(), wall.plus(ACCEPTOR_PATIENCE));
-        let hello = Message::Hello { session, commitment: commitment(&session, &share) }.encode();
+        let hello = Message::Hello { session, commitments: shares.each_ref().map(|share| commitment(&session, &share.public)) }.encode();
         let phase = Phase::Seeking { tried: Vec::new(), hearsay: None };
-        Ok((Self { me: me.id(), name, expected, expires, session, scalar, share, phase }, hello))
+        Ok((Self { me: me.id(), name, expected, expires, session, shares, phase }, hello))
     }
 
     /// Takes a message that `from` wrote (proven) on the rendezvous topic; some 50 us for an answer.
@@ -124,15 +136,13 @@ impl Acceptor {
             known.repeats += u8::from(again);
             return if again { LinkStep::Reply(known.proof.clone()) } else { LinkStep::Ignore };
         }
-        if tried.len() == MAX_TRIED_INVITERS {
-            return LinkStep::Ignore;
-        }
+        let Some(Share { scalar, public }) = self.shares.get(tried.len()) else { return LinkStep::Ignore };
         let (session, initiator, responder) =
-            (self.session, Said { share: &self.share, data: &self.me.0 }, Said { share: &theirs, data: &from.0 });
-        let Some(key) = cpace::shared_key(&self.scalar, &theirs, &session, initiator, responder) else { return LinkStep::Ignore };
+            (self.session, Said { share: public, data: &self.me.0 }, Said { share: &theirs, data: &from.0 });
+        let Some(key) = cpace::shared_key(scalar, &theirs, &session, initiator, responder) else { return LinkStep::Ignore };
         let keys = Keys::new(&key);
         let sealed = keys.seal(NAME, self.name.as_bytes());
-        let proof = Message::Proof { session, share: self.share, inviter: from, tag: keys.tag(PROOF), sealed: &sealed }.encode();
+        let proof = Message::Proof { session, share: *public, inviter: from, tag: keys.tag(PROOF), sealed: &sealed }.encode();
         let partner = Partner { peer: from, session, keys };
         tried.push(Tried { partner, share: theirs, proof: proof.clone(), repeats: 0, refused: None });
         self.expires = self.expires.max(wall.plus(ACCEPTOR_PATIENCE));
@@ -237,8 +247,8 @@ impl Acceptor {
 
 #[cfg(test)]
 impl Acceptor {
-    pub(crate) fn scalar(&self) -> &[u8; 32] {
-        &self.scalar
+    pub(crate) fn scalars(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.shares.iter().map(|share| &*share.scalar)
     }
 }
 

@@ -10,7 +10,9 @@ use zeroize::Zeroizing;
 use crate::cpace::{self, Said};
 use crate::keys::{DeviceKey, derive};
 use crate::link::{CONFIRMATION_LIFETIME, INVITATION_LIFETIME, LinkRefusal, LinkStep, MAX_ANSWERED_HELLOS, MAX_REPEATS};
-use crate::link_message::{CHANNEL, CONSENT, Keys, LinkSession, Message, NAME, OFFER, PROOF, Partner, Reason, WELCOME, commitment};
+use crate::link_message::{
+    CHANNEL, CONSENT, Commitments, Keys, LinkSession, Message, NAME, OFFER, PROOF, Partner, Reason, WELCOME, commitment,
+};
 use crate::sodium;
 use crate::statement::is_name;
 use crate::ticket::Ticket;
@@ -29,7 +31,7 @@ pub struct Inviter {
 
 /// A hello: all that is kept of it, as our scalar is derived again for the proof.
 struct Heard {
-    commitment: [u8; 32],
+    commitments: Commitments,
     repeats: u8,
 }
 
@@ -92,7 +94,7 @@ impl Inviter {
             return self.expire();
         }
         match Message::decode(message) {
-            Ok(Message::Hello { session, commitment }) => self.on_hello(from, session, commitment),
+            Ok(Message::Hello { session, commitments }) => self.on_hello(from, session, commitments),
             Ok(Message::Proof { session, share, inviter, tag, sealed }) if inviter == self.me => {
                 self.on_proof(wall, from, session, &share, &tag, sealed)
             }
@@ -102,22 +104,22 @@ impl Inviter {
         }
     }
 
-    fn on_hello(&mut self, from: PeerId, session: LinkSession, commitment: [u8; 32]) -> LinkStep<InviterEvent> {
+    fn on_hello(&mut self, from: PeerId, session: LinkSession, commitments: Commitments) -> LinkStep<InviterEvent> {
         let (open, full) = (matches!(self.phase, Phase::Open), self.heard.len() == MAX_ANSWERED_HELLOS);
         match self.heard.get(&(from, session)) {
-            Some(heard) if heard.commitment != commitment => return LinkStep::Ignore,
+            Some(heard) if heard.commitments != commitments => return LinkStep::Ignore,
             Some(_) => {}
             None if full && open => {
                 self.phase = Phase::Over { reason: Reason::Spent, whom: None };
                 return LinkStep::Refused { reason: LinkRefusal::Flooded, reply: None };
             }
             None if full => return LinkStep::Ignore,
-            None => drop(self.heard.insert((from, session), Heard { commitment, repeats: 0 })),
+            None => drop(self.heard.insert((from, session), Heard { commitments, repeats: 0 })),
         }
         if !open {
             return self.refuse(from, session);
         }
-        let Some((_, share)) = self.own_share(from, &session, &commitment) else { return LinkStep::Ignore };
+        let Some((_, share)) = self.own_share(from, &session, &commitments) else { return LinkStep::Ignore };
         self.reply(from, session, Message::Answer { session, share }.encode())
     }
 
@@ -130,9 +132,10 @@ impl Inviter {
         tag: &[u8; 32],
         sealed: &[u8],
     ) -> LinkStep<InviterEvent> {
-        if self.heard.get(&(from, session)).is_none_or(|heard| heard.commitment != commitment(&session, share)) {
+        let Some(heard) = self.heard.get(&(from, session)).filter(|heard| heard.commitments.contains(&commitment(&session, share))) else {
             return LinkStep::Ignore;
-        }
+        };
+        let commitments = heard.commitments;
         match &self.phase {
             Phase::Open => {}
             Phase::Proven { partner, stage: Stage::Consent { offer } } if partner.is(from, &session) => {
@@ -141,7 +144,7 @@ impl Inviter {
             }
             _ => return self.refuse(from, session),
         }
-        let Some(keys) = self.keys(from, &session, share) else { return LinkStep::Ignore };
+        let Some(keys) = self.keys(from, &session, &commitments, share) else { return LinkStep::Ignore };
         let name = sodium::equal(tag, &keys.tag(PROOF)).then(|| keys.open(NAME, sealed)).flatten();
         let name = name.and_then(|name| String::from_utf8(name.to_vec()).ok()).filter(|name| is_name(name));
         let Some(name) = name else {
@@ -265,10 +268,10 @@ impl Inviter {
     }
 
     /// Our scalar and share for an attempt, derived anew each time.
-    fn own_share(&self, from: PeerId, session: &LinkSession, commitment: &[u8; 32]) -> Option<(Zeroizing<[u8; 32]>, [u8; 32])> {
+    fn own_share(&self, from: PeerId, session: &LinkSession, commitments: &Commitments) -> Option<(Zeroizing<[u8; 32]>, [u8; 32])> {
         let mut uniform = Zeroizing::new([0; 64]);
         for (half, label) in uniform.chunks_mut(32).zip(["peers link scalar 1", "peers link scalar 2"]) {
-            half.copy_from_slice(&derive(&self.seed, label, &[session, commitment, &from.0]));
+            half.copy_from_slice(&derive(&self.seed, label, &[session, commitments.as_flattened(), &from.0]));
         }
         let scalar = cpace::scalar_of(&uniform);
         let share = cpace::share(&scalar, &self.password, CHANNEL, session)?;
@@ -276,8 +279,8 @@ impl Inviter {
     }
 
     /// The keys of an attempt; `None` if `theirs` is no share.
-    fn keys(&self, from: PeerId, session: &LinkSession, theirs: &[u8; 32]) -> Option<Keys> {
-        let (scalar, mine) = self.own_share(from, session, &commitment(session, theirs))?;
+    fn keys(&self, from: PeerId, session: &LinkSession, commitments: &Commitments, theirs: &[u8; 32]) -> Option<Keys> {
+        let (scalar, mine) = self.own_share(from, session, commitments)?;
         let initiator = Said { share: theirs, data: &from.0 };
         let key = cpace::shared_key(&scalar, theirs, session, initiator, Said { share: &mine, data: &self.me.0 })?;
         Some(Keys::new(&key))

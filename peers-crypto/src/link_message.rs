@@ -5,11 +5,12 @@ use peers_wire::{DecodeError, PeerId, Reader};
 use zeroize::Zeroizing;
 
 use crate::keys::{derive, hash};
+use crate::link::MAX_TRIED_INVITERS;
 use crate::sodium::{CHACHA, POLY_TAG};
 use crate::statement::MAX_NAME;
 
 /// CPace's channel identifier: the version of this conversation.
-pub(crate) const CHANNEL: &[u8] = b"peers link 2";
+pub(crate) const CHANNEL: &[u8] = b"peers link 3";
 
 /// The number of one attempt, chosen by the acceptor at random.
 pub(crate) type LinkSession = [u8; 16];
@@ -21,7 +22,10 @@ pub(crate) const OFFER: &str = "offer";
 pub(crate) const CONSENT: &str = "consent";
 pub(crate) const WELCOME: &str = "welcome";
 
-/// What a hello says of the acceptor's share. The inviter says its own before it sees that one: so neither can choose its share for the words that come of it.
+/// What a hello says of each share that the acceptor may come to use, one for each inviter that it tries.
+pub(crate) type Commitments = [[u8; 32]; MAX_TRIED_INVITERS];
+
+/// What a hello says of a share of the acceptor. The inviter says its own before it sees that one: so neither can choose its share for the words that come of it.
 pub(crate) fn commitment(session: &LinkSession, share: &[u8; 32]) -> [u8; 32] {
     hash(&[b"peers link commitment", session, share])
 }
@@ -90,7 +94,7 @@ pub(crate) enum Reason {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    Hello { session: LinkSession, commitment: [u8; 32] },
+    Hello { session: LinkSession, commitments: Commitments },
     Answer { session: LinkSession, share: [u8; 32] },
     Proof { session: LinkSession, share: [u8; 32], inviter: PeerId, tag: [u8; 32], sealed: &'a [u8] },
     Offer { session: LinkSession, tag: [u8; 32], sealed: &'a [u8] },
@@ -104,7 +108,13 @@ impl<'a> Message<'a> {
         let mut reader = Reader::new(bytes);
         let (kind, session) = (reader.u8()?, reader.array()?);
         let message = match kind {
-            1 => Self::Hello { session, commitment: reader.array()? },
+            1 => {
+                let mut commitments = Commitments::default();
+                for commitment in &mut commitments {
+                    *commitment = reader.array()?;
+                }
+                Self::Hello { session, commitments }
+            }
             2 => Self::Answer { session, share: reader.array()? },
             3 => {
                 let (share, inviter, tag, sealed) = (reader.array()?, PeerId(reader.array()?), reader.array()?, reader.rest());
@@ -130,7 +140,7 @@ impl<'a> Message<'a> {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Hello { session, commitment } => [&[1][..], session, commitment].concat(),
+            Self::Hello { session, commitments } => [&[1][..], session, commitments.as_flattened()].concat(),
             Self::Answer { session, share } => [&[2][..], session, share].concat(),
             Self::Proof { session, share, inviter, tag, sealed } => [&[3][..], session, share, &inviter.0, tag, sealed].concat(),
             Self::Offer { session, tag, sealed } => [&[4][..], session, tag, sealed].concat(),
