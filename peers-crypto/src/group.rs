@@ -16,7 +16,7 @@ use crate::statement::{
 
 /// Statements that a user or group may have.
 pub const MAX_STATEMENTS: usize = 1024;
-/// Of these, statements by one key.
+/// Of these, statements by one key, or by all the devices of one user in a group that never were owners of it.
 pub const MAX_STATEMENTS_BY_ONE: usize = 256;
 /// Bytes that all statements together may have.
 pub const MAX_GROUP: usize = 1 << 20;
@@ -179,8 +179,17 @@ impl Group {
         if new == 0 {
             return Ok(0);
         }
-        let mut by_one: BTreeMap<PeerId, usize> = BTreeMap::new();
-        all.values().for_each(|statement| *by_one.entry(statement.author()).or_default() += 1);
+        // Devices that were never owners, and so can admit each other without an owner, share what one key has.
+        let mut holders: BTreeMap<PeerId, (bool, GroupId)> = BTreeMap::new();
+        for (key, (standing, holder)) in all.values().filter_map(admits) {
+            let known = holders.entry(key).or_insert((false, holder));
+            *known = (known.0 || standing >= Standing::Owner, known.1.min(holder));
+        }
+        let mut by_one: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+        for author in all.values().map(Statement::author) {
+            let shared = holders.get(&author).filter(|(owner, holder)| !owner && *holder != GroupId::NONE);
+            *by_one.entry(shared.map_or(author.0, |(_, holder)| holder.0)).or_default() += 1;
+        }
         if all.values().map(Statement::length).sum::<usize>() > MAX_GROUP || by_one.values().any(|count| *count > MAX_STATEMENTS_BY_ONE) {
             return Err(GroupError::TooMany);
         }
@@ -462,15 +471,18 @@ impl Group {
     /// holds the key has at least that view, and granted it in a view in which the same removals had the same effect.
     pub(crate) fn is_clean(&self, rotation: StatementId) -> bool {
         let view = History::new(&self.statements).view(rotation);
+        let since = || self.statements.values().filter(|statement| self.counts(statement.id()) && !view.contains_key(&statement.id()));
+        if since().any(|statement| removes(statement).is_some()) {
+            return false;
+        }
         let history = History::new(&view);
         let then = history.state();
         let keys = then.members.keys().chain(then.recovery.keys());
-        let since = self.statements.values().filter(|statement| self.counts(statement.id()) && !view.contains_key(&statement.id()));
-        keys.into_iter().all(|key| then.access(*key) <= self.access(*key))
-            && since.into_iter().all(|statement| match admits(statement) {
-                Some((key, (standing, _))) => standing.access() <= self.access(key),
-                None => removes(statement).is_none(),
-            })
+        // Guardians that were replaced keep a vault with the key.
+        let chosen = since().filter(|statement| matches!(statement.action(), Action::SetGuardians { .. })).count();
+        (chosen == 0 || chosen + usize::from(then.guardians.is_some()) == 1)
+            && keys.into_iter().all(|key| then.access(*key) <= self.access(*key))
+            && since().filter_map(admits).all(|(key, (standing, _))| standing.access() <= self.access(key))
     }
 
     /// Whether an epoch is clean and counts: the newest such, of which everybody who may have the key may still have it.
@@ -599,3 +611,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Statement>, DecodeError> {
 #[cfg(test)]
 #[path = "group_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "group_attacks.rs"]
+mod attacks;

@@ -4,28 +4,28 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
-const WALL: Timestamp = Timestamp(1_700_000_000_000);
-const ALICE: GroupId = GroupId::NONE;
+pub(super) const WALL: Timestamp = Timestamp(1_700_000_000_000);
+pub(super) const ALICE: GroupId = GroupId::NONE;
 
-fn keys() -> [DeviceKey; 4] {
+pub(super) fn keys() -> [DeviceKey; 4] {
     [1, 2, 3, 4].map(|seed| DeviceKey::from_seed(&[seed; 32]))
 }
 
-fn recovery() -> DeviceKey {
+pub(super) fn recovery() -> DeviceKey {
     DeviceKey::from_seed(&[99; 32])
 }
 
-fn rng() -> ChaCha20Rng {
+pub(super) fn rng() -> ChaCha20Rng {
     ChaCha20Rng::seed_from_u64(7)
 }
 
-fn admit(user: &mut Group, by: &DeviceKey, device: &DeviceKey, name: &str) -> Result<StatementId, GroupError> {
+pub(super) fn admit(user: &mut Group, by: &DeviceKey, device: &DeviceKey, name: &str) -> Result<StatementId, GroupError> {
     let consent = user.consent(device, ALICE);
     user.admit(by, device.id(), name, Role::Owner, ALICE, consent, WALL)
 }
 
 /// Alice with laptop, phone and tablet.
-fn alice() -> Group {
+pub(super) fn alice() -> Group {
     let [laptop, phone, tablet, _] = keys();
     let mut user = Group::create_user(&laptop, "Alice", "laptop", WALL).unwrap();
     admit(&mut user, &laptop, &phone, "phone").unwrap();
@@ -38,16 +38,16 @@ fn statement(group: &Group, id: StatementId) -> Statement {
 }
 
 /// A statement by who says what it likes, in knowledge of `parents`.
-fn said(key: &DeviceKey, parents: &[StatementId], time: u64, action: Action) -> Statement {
+pub(super) fn said(key: &DeviceKey, parents: &[StatementId], time: u64, action: Action) -> Statement {
     Statement::sign(key, parents.to_vec(), WALL.plus(time), action)
 }
 
-fn heads(group: &Group) -> Vec<StatementId> {
+pub(super) fn heads(group: &Group) -> Vec<StatementId> {
     let parents: BTreeSet<_> = group.statements().flat_map(Statement::parents).copied().collect();
     group.statements().map(Statement::id).filter(|id| !parents.contains(id)).collect()
 }
 
-fn both(one: &mut Group, other: &mut Group) {
+pub(super) fn both(one: &mut Group, other: &mut Group) {
     one.merge(other.statements().cloned().collect::<Vec<_>>()).unwrap();
     other.merge(one.statements().cloned().collect::<Vec<_>>()).unwrap();
     assert_eq!(one, other);
@@ -203,19 +203,19 @@ fn a_recovery_key_is_stronger_than_any_device_and_removable_only_by_a_recovery_k
     assert_eq!(user.rename(&phrase, "x", WALL), Err(GroupError::NotAMember(phrase.id())));
 }
 
-fn guardians() -> Vec<DeviceKey> {
+pub(super) fn guardians() -> Vec<DeviceKey> {
     (50..54).map(|seed| DeviceKey::from_seed(&[seed; 32])).collect()
 }
 
 /// Alice, whose guardians are three contacts, the last with two devices; two are needed.
-fn guarded() -> Group {
+pub(super) fn guarded() -> Group {
     let ids: Vec<_> = guardians().iter().map(DeviceKey::id).collect();
     let mut user = alice();
     user.set_guardians(&keys()[0], 2, vec![vec![ids[0]], vec![ids[1]], vec![ids[2], ids[3]]], WALL).unwrap();
     user
 }
 
-fn endorse(user: &Group, index: u8, guardian: &DeviceKey, device: &DeviceKey) -> Endorsement {
+pub(super) fn endorse(user: &Group, index: u8, guardian: &DeviceKey, device: &DeviceKey) -> Endorsement {
     Endorsement::sign(guardian, index, user.id(), user.guardians().unwrap().statement, device.id())
 }
 

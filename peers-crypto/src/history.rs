@@ -110,24 +110,29 @@ impl<'a> History<'a> {
         self.ancestors[place][from / 64] & 1 << (from % 64) != 0
     }
 
-    /// Refuses what a stranger says: the author must be admitted in the statement's past, whether or not that counts, or endorsed by guardians named there.
+    /// Refuses what a stranger says, or a member to whom nobody ever gave the role that it takes: the author must be admitted in the statement's past, whether or not that
+    /// counts, or endorsed by guardians named there.
     pub(crate) fn check_authors(&self) -> Result<(), GroupError> {
-        let mut admitted: BTreeMap<PeerId, Vec<usize>> = BTreeMap::new();
+        let mut admitted: BTreeMap<PeerId, Vec<(usize, Standing, GroupId)>> = BTreeMap::new();
         for (place, statement) in self.order.iter().enumerate() {
             let author = statement.author();
-            let known = match statement.action() {
-                Action::Create { .. } => true,
-                Action::Recover { guardians, endorsements, .. } => self
-                    .places
-                    .get(guardians)
-                    .is_some_and(|at| self.descends(place, *at) && endorsed(self.order[*at].action(), endorsements)),
-                _ => admitted.get(&author).is_some_and(|all| all.iter().any(|from| self.descends(place, *from))),
+            let grants: Vec<_> = admitted.get(&author).into_iter().flatten().filter(|(from, ..)| self.descends(place, *from)).collect();
+            let (known, able) = match statement.action() {
+                Action::Create { .. } => (true, true),
+                Action::Recover { guardians, endorsements, .. } => {
+                    let chosen = self.places.get(guardians).filter(|at| self.descends(place, **at));
+                    (chosen.is_some_and(|at| endorsed(self.order[*at].action(), endorsements)), true)
+                }
+                action => (!grants.is_empty(), grants.iter().any(|(_, standing, holder)| able(action, *standing, *holder))),
             };
             if !known {
                 return Err(GroupError::NotAMember(author));
             }
-            if let Some((key, _)) = admits(statement) {
-                admitted.entry(key).or_default().push(place);
+            if !able {
+                return Err(GroupError::NotAllowed(author));
+            }
+            if let Some((key, (standing, holder))) = admits(statement) {
+                admitted.entry(key).or_default().push((place, standing, holder));
             }
         }
         Ok(())
@@ -139,19 +144,60 @@ impl<'a> History<'a> {
         let mut effective: BTreeSet<usize> = BTreeSet::new();
         loop {
             let (counts, by) = self.counting(&void, &effective);
-            let removals = self.order.iter().enumerate().filter_map(|(place, statement)| {
-                let (_, key, last) = removes(statement)?;
-                let strength = by[place].as_ref().filter(|_| counts[place] && !effective.contains(&place))?;
-                Some((Reverse(strength.standing), strength.line.clone(), place, strength.place, key, last))
+            let strengths = by.iter().enumerate().filter_map(|(place, strength)| Some((place, strength.as_ref()?)));
+            let mut removals: Vec<_> =
+                strengths.filter(|(place, strength)| counts[*place] && !effective.contains(place) && self.ends(*place, strength)).collect();
+            removals.sort_by_key(|(place, strength)| (Reverse(strength.standing), &strength.line, *place));
+            // One that undoes nothing leaves all others as strong as they are.
+            let undoes = removals.into_iter().any(|(place, strength)| {
+                effective.insert(place);
+                let anchors = self.anchors(&counts, &by, strength);
+                let undone: Vec<_> = (0..self.order.len()).filter(|at| !void[*at] && self.undoes(place, strength, &anchors, *at)).collect();
+                undone.iter().for_each(|at| void[*at] = true);
+                !undone.is_empty()
             });
-            let Some((_, _, place, basis, key, last)) = removals.min() else { return counts };
-            effective.insert(place);
-            let last = self.places.get(&last).copied();
-            for (other, statement) in self.order.iter().enumerate() {
-                let within = |end: usize| end == other || self.descends(end, other);
-                let kept = last.is_some_and(within) || within(basis) || self.descends(other, place);
-                void[other] |= statement.author() == key && !kept && !statement.parents().is_empty();
+            if !undoes {
+                return counts;
             }
+        }
+    }
+
+    /// Whether the statement at `place` undoes what others said: a removal, or another choice of guardians in the place of those before.
+    fn ends(&self, place: usize, strength: &Grant) -> bool {
+        let guardians = matches!(self.order[place].action(), Action::SetGuardians { .. }) && strength.standing >= Standing::Recovered;
+        guardians || removes(self.order[place]).is_some()
+    }
+
+    /// The additions of recovery keys and choices of guardians that a removal of that strength leaves, with all that they rest on: no device undoes those but a
+    /// senior of who made them.
+    fn anchors(&self, counts: &[bool], by: &[Option<Grant>], strength: &Grant) -> Vec<usize> {
+        if strength.standing >= Standing::Recovered {
+            return Vec::new();
+        }
+        let stays = |place: &usize| {
+            let anchor = matches!(self.order[*place].action(), Action::AddRecovery { .. } | Action::SetGuardians { .. });
+            let weaker = |author: &Grant| author.standing >= Standing::Recovered || author.line <= strength.line;
+            anchor && counts[*place] && by[*place].as_ref().is_some_and(weaker)
+        };
+        (0..self.order.len()).filter(stays).collect()
+    }
+
+    /// Whether the statement at `place`, made with that strength, undoes the one at `other`.
+    fn undoes(&self, place: usize, strength: &Grant, anchors: &[usize], other: usize) -> bool {
+        let (statement, theirs) = (self.order[place], self.order[other]);
+        let within = |end: usize| end == other || self.descends(end, other);
+        match (removes(statement), theirs.action()) {
+            (Some((_, key, last)), _) => {
+                let last = self.places.get(&last).copied();
+                let kept = || last.is_some_and(within) || within(strength.place) || self.descends(other, place);
+                theirs.author() == key && !theirs.parents().is_empty() && !kept() && !anchors.iter().any(|anchor| within(*anchor))
+            }
+            // Guardians that were replaced bring nobody back, whatever view it is stated in.
+            (None, Action::Recover { guardians, .. }) => {
+                let replaced = self.places.get(guardians).is_some_and(|old| self.descends(place, *old));
+                replaced && !self.descends(place, other)
+            }
+            _ => false,
         }
     }
 
@@ -193,9 +239,12 @@ impl<'a> History<'a> {
             let removed = rolls.removed.get(&(grant.standing == Standing::Recovery, key));
             removed.is_some_and(|all| all.iter().any(|at| seen(*at) && !self.descends(grant.place, *at)))
         };
-        let alive: Vec<_> = rolls.granted.get(&key)?.iter().filter(|grant| seen(grant.place) && !ended(grant)).collect();
-        let newest = alive.iter().filter(|grant| !alive.iter().any(|other| self.descends(other.place, grant.place)));
-        newest.min_by(|a, b| (a.standing, &a.line).cmp(&(b.standing, &b.line))).map(|grant| Grant::clone(grant))
+        let mut alive: Vec<_> = rolls.granted.get(&key)?.iter().filter(|grant| seen(grant.place) && !ended(grant)).collect();
+        // The least first: mostly it is among the newest, and there may be very many that no other saw.
+        let places: Vec<_> = alive.iter().rev().map(|grant| grant.place).collect();
+        alive.sort_by(|a, b| (a.standing, &a.line).cmp(&(b.standing, &b.line)));
+        let newest = |grant: &&&Grant| !places.iter().any(|other| self.descends(*other, grant.place));
+        alive.iter().find(newest).map(|grant| Grant::clone(grant))
     }
 
     /// Whether an author with that grant may make the statement at `place`.
@@ -204,11 +253,8 @@ impl<'a> History<'a> {
         let standing = author.map(|grant| grant.standing);
         let owner = standing >= Some(Standing::Owner);
         // A device of the same holder that can do no more than the author.
-        let own = |device: PeerId, holder: GroupId| {
-            let theirs = self.grant_at(rolls, device, place);
-            let lesser = theirs.as_ref().is_none_or(|theirs| Some(theirs.standing) <= standing && theirs.holder == holder);
-            lesser && author.is_some_and(|mine| mine.holder != GroupId::NONE && mine.holder == holder)
-        };
+        let lesser = |theirs: &Grant| Some(theirs.standing) <= standing && author.is_some_and(|mine| mine.holder == theirs.holder);
+        let same = |holder: GroupId| author.is_some_and(|mine| mine.holder != GroupId::NONE && mine.holder == holder);
         match statement.action() {
             Action::Create { .. } => true,
             Action::Recover { guardians, .. } => {
@@ -218,10 +264,14 @@ impl<'a> History<'a> {
                 newest && !removed.is_some_and(|all| all.iter().any(|at| self.descends(place, *at)))
             }
             Action::Rename { .. } => owner,
-            Action::Admit { device, role, holder, .. } => owner || (own(*device, *holder) && Some(Standing::from(*role)) <= standing),
+            Action::Admit { device, role, holder, .. } => {
+                let free = || self.grant_at(rolls, *device, place).is_none_or(|theirs| lesser(&theirs));
+                owner || (same(*holder) && Some(Standing::from(*role)) <= standing && free())
+            }
             Action::Remove { device, .. } => {
                 let itself = standing.is_some() && *device == statement.author();
-                owner || itself || author.is_some_and(|mine| own(*device, mine.holder))
+                // Of a device that the author has not heard of nobody can tell whose it is: it may be anybody's, admitted at the same time.
+                owner || itself || self.grant_at(rolls, *device, place).is_some_and(|theirs| same(theirs.holder) && lesser(&theirs))
             }
             Action::RemoveRecovery { .. } => standing == Some(Standing::Recovery),
             Action::AddRecovery { .. } | Action::SetGuardians { .. } => {
@@ -322,6 +372,17 @@ impl From<Role> for Standing {
             Role::Writer => Self::Writer,
             Role::Owner => Self::Owner,
         }
+    }
+}
+
+/// Whether one of that standing can ever do that.
+fn able(action: &Action, standing: Standing, of: GroupId) -> bool {
+    match action {
+        Action::Admit { role, holder, .. } => standing >= Standing::Owner || (standing >= Standing::from(*role) && of == *holder),
+        Action::Rename { .. } | Action::AddRecovery { .. } | Action::SetGuardians { .. } => standing >= Standing::Owner,
+        Action::RemoveRecovery { .. } => standing == Standing::Recovery,
+        Action::Rotate { .. } => standing >= Standing::Writer,
+        _ => true,
     }
 }
 

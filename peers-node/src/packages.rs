@@ -53,9 +53,13 @@ pub(crate) fn all(c: &Connection) -> rusqlite::Result<Vec<(PeerId, GuardianPacka
     read(c, "SELECT sender, bytes FROM package ORDER BY position LIMIT ?1", params![MAX_PACKAGES])
 }
 
-/// The packages of a user, the newest first.
+/// The packages of a user, those of contacts first, of these the newest: the time of a package is what its sender says.
 pub(crate) fn of(c: &Connection, user: GroupId) -> rusqlite::Result<Vec<(PeerId, GuardianPackage)>> {
-    read(c, "SELECT sender, bytes FROM package WHERE user = ?1 ORDER BY made DESC", params![user.0])
+    read(
+        c,
+        "SELECT sender, bytes FROM package WHERE user = ?1 ORDER BY sender IN (SELECT id FROM contact) DESC, made DESC",
+        params![user.0],
+    )
 }
 
 fn read(c: &Connection, sql: &str, arguments: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<(PeerId, GuardianPackage)>> {
@@ -104,6 +108,17 @@ mod tests {
         assert_eq!(of(&c, GroupId([7; 32])).unwrap(), vec![(friend, package(7, 30))]);
         assert_eq!(keep(&c, friend, &package(8, 10)).unwrap(), Kept::New);
         assert_eq!(all(&c).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn packages_of_strangers_that_date_forward_come_after_those_of_friends() {
+        let c = state();
+        let friend = PeerId([1; 32]);
+        for stranger in 10..16 {
+            assert_eq!(keep(&c, PeerId([stranger; 32]), &package(7, 1 << 40)).unwrap(), Kept::New);
+        }
+        assert_eq!(keep(&c, friend, &package(7, 10)).unwrap(), Kept::New);
+        assert_eq!(of(&c, GroupId([7; 32])).unwrap().first(), Some(&(friend, package(7, 10))));
     }
 
     #[test]
