@@ -191,9 +191,10 @@ impl Keyring {
             self.keys.insert(id, key);
         }
         while self.keys.len() > MAX_EPOCHS {
-            let time = |id: &StatementId| group.statement(*id).map(|statement| (statement.time(), *id));
-            let Some(oldest) = self.keys.keys().copied().min_by_key(time) else { return };
-            self.keys.remove(&oldest);
+            // What does not count goes first, then the oldest; never what has just come, which may be what is sealed under next.
+            let worth = |other: &StatementId| (group.counts(*other), group.statement(*other).map(|statement| (statement.time(), *other)));
+            let Some(least) = self.keys.keys().copied().filter(|other| *other != id).min_by_key(worth) else { return };
+            self.keys.remove(&least);
         }
     }
 

@@ -104,3 +104,35 @@ fn after_guardians_were_replaced_the_next_epoch_is_another() {
     user.set_guardians(&new, 1, vec![vec![contacts[2].id()]], WALL).unwrap();
     assert!(!user.is_clean(epoch), "those of before have it in their vault");
 }
+
+#[test]
+fn a_removed_writer_cannot_crowd_out_the_keys_of_the_others_by_epochs_of_its_own() {
+    use crate::{Keyring, TopicKey};
+    let [owner, writer, ..] = keys();
+    let [ours, theirs] = [GroupId([1; 32]), GroupId([2; 32])];
+    let (mut group, mut ring) = (Group::create_group(&owner, ours, "Choir", "laptop", WALL).unwrap(), Keyring::default());
+    let consent = group.consent(&writer, theirs);
+    let admitted = group.admit(&owner, writer.id(), "d", Role::Writer, theirs, consent, WALL).unwrap();
+    let mut copy = group.clone();
+    let first = ring.rotate(&mut group, &owner, WALL, &mut rng()).unwrap();
+    group.remove(&owner, writer.id(), 0, WALL).unwrap();
+    let epoch = ring.rotate(&mut group, &owner, WALL, &mut rng()).unwrap();
+    // As if made before, and dated to come after all others.
+    let rotations = (0..255u8).map(|seed| {
+        let topic = TopicKey::from_seed([seed; 32]).read_key();
+        said(&writer, &[admitted], 1 << 40, Action::Rotate { topic: topic.topic(), read: topic.commitment() })
+    });
+    let rotations: Vec<_> = rotations.collect();
+    copy.merge(rotations.clone()).unwrap();
+    group.merge(rotations.clone()).unwrap();
+    let mut grant = Writer::default();
+    let mut ids: Vec<_> = rotations.iter().zip(0u8..).map(|(rotation, seed)| (rotation.id(), seed)).collect();
+    ids.sort_unstable();
+    grant.u8(1).varint(ids.len() as u64);
+    ids.iter().for_each(|(id, seed)| _ = grant.bytes(&id.0).u8(2).bytes(&[*seed; 32]));
+    let own = Keyring::decode(&grant.finish(), &copy).unwrap();
+    let grant = own.grant(&copy, &writer, owner.id(), &[], &mut rng()).unwrap().unwrap();
+    ring.accept(&group, &owner, &grant).unwrap();
+    assert!(ring.get(first).is_some(), "what was written before stays readable");
+    assert_eq!(ring.current(&group).map(|(id, _)| id), Some(epoch));
+}
