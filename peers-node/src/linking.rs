@@ -302,7 +302,10 @@ impl Stack {
         let Side::Inviter { inviter, consent } = &mut linking.side else { return };
         match event {
             InviterEvent::Proven { device, name, words } => {
-                let Some(membership) = self.account.membership(linking.to.0) else { return };
+                let Some(membership) = self.account.membership(linking.to.0) else {
+                    // It was left while the invitation was open.
+                    return self.decline_linking(now, wall, linking, GroupError::NotAMember(self.id()).into());
+                };
                 let (joins, role) = linking.to;
                 let (kind, group) = (membership.group.kind(), membership.group.name().to_owned());
                 let invited_by = self.account.user().name_of(self.key.id()).unwrap_or_default().to_owned();
@@ -620,6 +623,23 @@ mod tests {
         let before = inviter.account.user().clone();
         inviter.admit_newcomer(now, WALL, &newcomer, &consent).unwrap();
         assert_eq!(*inviter.account.user(), before, "linked twice is linked once");
+    }
+
+    #[test]
+    fn an_invitation_to_a_group_that_was_left_meanwhile_ends_and_says_so() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
+        let now = Instant::now();
+        let [laptop, phone] = keys();
+        let mut inviter = stack(&laptop, "laptop");
+        let group = inviter.create_group(now, WALL, "Choir").unwrap();
+        inviter.invite(now, WALL, Some((group, Role::Writer)), LinkOptions::default()).unwrap();
+        inviter.account.groups.remove(&group);
+        let linking = inviter.linking.current.take().unwrap();
+        let proven = InviterEvent::Proven { device: phone.id(), name: "phone".into(), words: "a b c".into() };
+        inviter.on_inviter_event(now, WALL, linking, proven);
+        let left = LinkFailure::Group(GroupError::NotAMember(laptop.id()));
+        let ended = |event| matches!(event, Event::LinkFailed { failure, .. } if failure == left);
+        assert!(core::iter::from_fn(|| inviter.poll_event()).any(ended));
     }
 
     #[test]
