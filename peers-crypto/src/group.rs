@@ -256,7 +256,7 @@ impl Group {
         self.admit(key, device, &name, role, holder, consent, wall)
     }
 
-    /// Removes a member. What it stated so far still counts; of its changes to data, those up to number `sequence`. Then see whether to [rotate](Group::rotate).
+    /// Removes a member. What it stated so far still counts; of its changes to data, those up to number `sequence`. Then see whether to [rotate](crate::Keyring::rotate).
     ///
     /// # Errors
     /// [`GroupError`]
