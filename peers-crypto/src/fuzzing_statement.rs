@@ -51,7 +51,8 @@ pub fn crypto_group(data: &[u8]) {
             continue;
         }
         let group = &mut replicas[who];
-        let (consent, role) = (group.consent(other, GroupId::NONE), [Role::Reader, Role::Writer, Role::Owner][usize::from(step[1] >> 4) % 3]);
+        let (consent, role) =
+            (group.consent(other, GroupId::NONE), [Role::Reader, Role::Writer, Role::Owner][usize::from(step[1] >> 4) % 3]);
         let before = group.clone();
         let done = match step[1] & 15 {
             0 | 10 => group.admit(key, other.id(), "d", role, GroupId::NONE, consent, time),

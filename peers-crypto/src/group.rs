@@ -18,7 +18,9 @@ use crate::statement::{
 pub const MAX_STATEMENTS: usize = 1024;
 /// Of these, statements by one key, or by all the devices of one user in a group that never were owners of it.
 pub const MAX_STATEMENTS_BY_ONE: usize = 256;
-/// Bytes that all statements together may have.
+/// Of these, room kept for recovery keys and the devices that they admit: whoever fills the log cannot keep them out.
+pub const RESERVED_STATEMENTS: usize = 128;
+/// Bytes that all statements together may have; those of others than recovery keys and the devices that they admit, an eighth less.
 pub const MAX_GROUP: usize = 1 << 20;
 
 const VERSION: u8 = 2;
@@ -190,7 +192,14 @@ impl Group {
             let shared = holders.get(&author).filter(|(owner, holder)| !owner && *holder != GroupId::NONE);
             *by_one.entry(shared.map_or(author.0, |(_, holder)| holder.0)).or_default() += 1;
         }
-        if all.values().map(Statement::length).sum::<usize>() > MAX_GROUP || by_one.values().any(|count| *count > MAX_STATEMENTS_BY_ONE) {
+        let recovering = recovering(&all);
+        let common = || all.values().filter(|statement| !recovering.contains(&statement.author()));
+        let length = |statements: &mut dyn Iterator<Item = &Statement>| statements.map(Statement::length).sum::<usize>();
+        if by_one.values().any(|count| *count > MAX_STATEMENTS_BY_ONE)
+            || common().count() > MAX_STATEMENTS - RESERVED_STATEMENTS
+            || length(&mut common()) > MAX_GROUP / 8 * 7
+            || length(&mut all.values()) > MAX_GROUP
+        {
             return Err(GroupError::TooMany);
         }
         for statement in all.values().filter(|statement| !self.statements.contains_key(&statement.id())) {
@@ -544,6 +553,21 @@ impl Group {
     pub fn consent(&self, device: &DeviceKey, holder: GroupId) -> Signature {
         consent(device, self.id, holder)
     }
+}
+
+/// Recovery keys, whether or not their additions count, and the devices that they admit.
+fn recovering(statements: &BTreeMap<StatementId, Statement>) -> BTreeSet<PeerId> {
+    let added = statements.values().filter_map(|statement| match statement.action() {
+        Action::AddRecovery { key, .. } => Some(*key),
+        _ => None,
+    });
+    let keys: BTreeSet<_> = added.collect();
+    let admitted = statements.values().filter_map(|statement| match statement.action() {
+        Action::Admit { device, .. } if keys.contains(&statement.author()) => Some(*device),
+        _ => None,
+    });
+    let admitted: Vec<_> = admitted.collect();
+    keys.into_iter().chain(admitted).collect()
 }
 
 /// Which secrets of an epoch a key may have; each includes the one before.

@@ -136,3 +136,31 @@ fn a_removed_writer_cannot_crowd_out_the_keys_of_the_others_by_epochs_of_its_own
     assert!(ring.get(first).is_some(), "what was written before stays readable");
     assert_eq!(ring.current(&group).map(|(id, _)| id), Some(epoch));
 }
+
+#[test]
+fn a_recovery_key_removes_a_stolen_device_also_after_the_thief_has_filled_the_log() {
+    let [laptop, phone, ..] = keys();
+    let mut user = alice();
+    user.add_recovery(&laptop, &recovery(), WALL).unwrap();
+    let good = user.last_of(phone.id());
+    let before = heads(&user);
+    let mut all = Vec::new();
+    for seed in 100..105 {
+        let own = DeviceKey::from_seed(&[seed; 32]);
+        let consent = user.consent(&own, ALICE);
+        let action = Action::Admit { device: own.id(), name: "d".into(), role: Role::Owner, holder: ALICE, consent };
+        let admission = said(&phone, &before, 0, action);
+        let parent = admission.id();
+        all.push(admission);
+        all.extend((0..250).map(|time| said(&own, &[parent], time, Action::Rename { name: "x".into() })));
+    }
+    all.truncate(MAX_STATEMENTS - RESERVED_STATEMENTS - user.statements().count());
+    user.merge(all).unwrap();
+    assert_eq!(user.rename(&laptop, "Alice", WALL), Err(GroupError::TooMany), "it is full");
+    user.remove_after(&recovery(), phone.id(), good, 0, WALL).unwrap();
+    let new = DeviceKey::from_seed(&[5; 32]);
+    admit(&mut user, &recovery(), &new, "new").unwrap();
+    crate::Keyring::default().rotate(&mut user, &new, WALL, &mut rng()).unwrap();
+    let names: BTreeSet<_> = user.members().map(|member| member.name.as_str()).collect();
+    assert_eq!((names, user.name()), (BTreeSet::from(["laptop", "tablet", "new"]), "Alice"));
+}

@@ -53,7 +53,9 @@ pub use code::{CODE_WORDS, LinkCode, ParseCodeError};
 pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};
 pub use datagram::{DatagramKind, receiver_index};
 pub use epoch::{EpochKey, GrantError, Keyring, MAX_EPOCHS, MAX_GRANT};
-pub use group::{Fork, Group, GroupError, Guardians, MAX_GROUP, MAX_STATEMENTS, MAX_STATEMENTS_BY_ONE, Member, Removed};
+pub use group::{
+    Fork, Group, GroupError, Guardians, MAX_GROUP, MAX_STATEMENTS, MAX_STATEMENTS_BY_ONE, Member, RESERVED_STATEMENTS, Removed,
+};
 pub use guardian::{
     AnswerError, GarbledShare, GuardianAnswer, GuardianPackage, MAX_VAULT, MAX_VERSIONS, Progress, Recovered, Recovery, Vault, VaultError,
 };

@@ -339,15 +339,23 @@ impl Stack {
     /// Tells a peer what is known of a group, and which epochs' keys are here.
     fn send_group(&mut self, to: PeerId, id: GroupId) {
         let Some(membership) = self.account.membership(id) else { return };
+        // Who does not take what it is sent is not sent more: it hears the rest when it meets us again.
+        if !self.listens(to) {
+            return;
+        }
         let known = membership.keys.iter().map(|(id, _)| id).collect();
         let message = PeerMessage::Group { group: membership.group.encode().into(), known };
         self.send_to(to, &message);
     }
 
+    /// Whether a peer is connected and takes what it is sent.
+    fn listens(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.waiting_bytes <= MAX_WAITING_NEWS)
+    }
+
     /// Tells a device that it is in a user or group no more, and nothing that happened since.
     fn send_removal(&mut self, to: PeerId, id: GroupId) {
-        let removal =
-            self.account.membership(id).filter(|_| self.is_connected(to)).and_then(|membership| membership.group.encode_removal(to));
+        let removal = self.account.membership(id).filter(|_| self.listens(to)).and_then(|membership| membership.group.encode_removal(to));
         if let Some(group) = removal {
             self.send_to(to, &PeerMessage::Group { group: group.into(), known: Vec::new() });
         }
@@ -564,6 +572,8 @@ const NEWS_CONTEXT: &str = "peers news 1";
 /// Epochs on whose topics news is published: who has missed more learns it when it meets a member.
 const MAX_NEWS_TOPICS: usize = 2;
 const MAX_NEWS_GRANTS: usize = 256;
+/// Bytes that may wait for a peer before it is sent no more about groups.
+const MAX_WAITING_NEWS: usize = 4 << 20;
 /// The largest number that a change can have.
 const LAST_SEQUENCE: u64 = (1 << 62) - 1;
 /// Members of one group that are sought.

@@ -86,11 +86,10 @@ impl Node {
             let others = account.groups().filter(|other| revoked && other.group().contains(device)).map(|other| other.group().id());
             let others: Vec<_> = others.collect();
             driver.stack.remove_member(now, wall, group, device)?;
-            for other in others {
-                // Any member may take out the other devices of its own user.
-                driver.stack.remove_member(now, wall, other, device)?;
-            }
-            Ok(())
+            // A member may take out the other devices of its own user that can do no more than itself; one group that refuses keeps it out of no other.
+            let refused =
+                others.into_iter().map(|other| driver.stack.remove_member(now, wall, other, device)).filter_map(Result::err).last();
+            refused.map_or(Ok(()), Err)
         })
         .await
     }

@@ -117,7 +117,7 @@ impl Node {
     ///
     /// # Errors
     /// [`RecoverError::Refused`] if this device has a user with several devices already, or another recovery is under way.
-    pub async fn ask_guardians(&self, user: Option<GroupId>) -> Result<Recovering, RecoverError> {
+    pub async fn ask_guardians(&self, user: GroupId) -> Result<Recovering, RecoverError> {
         let name = self.name().to_owned();
         self.recover(move |driver, _, _| driver.stack.ask_guardians(user, &name)).await
     }
@@ -172,14 +172,16 @@ impl Node {
         Ok(wards.await?)
     }
 
-    /// Vouches, as a guardian of the user, that `device` is theirs, and sends it what they left here.
+    /// Vouches, as a guardian of the user, that `device` is theirs, and sends it what they left here: of it what came from one of `senders`, as anybody can send a
+    /// package that names any user.
     ///
     /// Whoever calls this must be sure of it: with the word of enough guardians the device can do all that the user can.
     ///
     /// # Errors
     /// [`MembershipError::Refused`] if this device is no guardian of that user.
-    pub async fn endorse(&self, user: GroupId, device: PeerId) -> Result<(), MembershipError> {
-        let packages = self.shared.store.run(move |c| packages::of(c, user)).await.map_err(MembershipError::State)?;
+    pub async fn endorse(&self, user: GroupId, senders: &[PeerId], device: PeerId) -> Result<(), MembershipError> {
+        let mut packages = self.shared.store.run(move |c| packages::of(c, user)).await.map_err(MembershipError::State)?;
+        packages.retain(|(from, _)| senders.contains(from));
         if packages.is_empty() {
             return Err(MembershipError::Refused("this device keeps nothing of that user, and cannot bring them back"));
         }

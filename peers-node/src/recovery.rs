@@ -3,6 +3,7 @@
 //! Each device publishes, on the public inbox topic of every recovery key, what the holder of the phrase needs, sealed for that key: on every change, once a day, and when
 //! it is called there. A machine that has the phrase calls in the name of the key. Guardians get their packages by mail, and answer by mail.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -58,13 +59,15 @@ struct Found {
     group: Group,
     catalogue: Catalogue,
     grants: Vec<Vec<u8>>,
+    /// Who wrote: of each one letter counts, so that none crowds out the others.
+    writers: BTreeSet<PeerId>,
 }
 
 #[derive(Debug)]
 struct Asking {
     name: String,
-    user: Option<GroupId>,
-    answers: Option<peers_crypto::Recovery>,
+    user: GroupId,
+    answers: peers_crypto::Recovery,
 }
 
 impl Recovering {
@@ -155,13 +158,13 @@ impl Stack {
 
     /// Takes the answers of guardians from now on, to bring back a user on this device, called `name`: [`Event::RecoveryProgress`], then [`Event::Restored`].
     ///
-    /// - `user`: whose guardians they are; else the user whom the first that answers names
+    /// - `user`: whose guardians they are, which the person has to say: who answers could name any
     ///
     /// # Errors
     /// Says what is in the way.
-    pub fn ask_guardians(&mut self, user: Option<GroupId>, name: &str) -> Result<(), &'static str> {
+    pub fn ask_guardians(&mut self, user: GroupId, name: &str) -> Result<(), &'static str> {
         self.must_be_alone()?;
-        self.recovery.asking = Some(Asking { name: name.to_owned(), user, answers: None });
+        self.recovery.asking = Some(Asking { name: name.to_owned(), user, answers: peers_crypto::Recovery::new(self.key.id(), user) });
         Ok(())
     }
 
@@ -242,7 +245,8 @@ impl Stack {
     pub(crate) fn on_recovery_letter(&mut self, now: Instant, from: PeerId, sealed: &[u8]) {
         let Some(restoring) = &mut self.recovery.restoring else { return };
         let opened = open_from(&restoring.key, LETTER_CONTEXT, sealed).ok().filter(|(sender, _)| *sender == from);
-        let Some(Ok(found)) = opened.map(|(_, letter)| Found::read(&Zeroizing::new(letter))) else { return };
+        let Some(Ok(mut found)) = opened.map(|(_, letter)| Found::read(&Zeroizing::new(letter))) else { return };
+        found.writers.insert(from);
         // The key's own proof is in the log: nobody else can make it the key of a user.
         let (recovers, writes) = (found.group.recovery_keys().any(|(key, _)| key == restoring.key.id()), found.group.contains(from));
         if !recovers || !writes {
@@ -254,6 +258,7 @@ impl Stack {
                 restoring.found = Some(found);
                 restoring.until = restoring.until.min(now + GATHER);
             }
+            Some(known) if known.writers.contains(&from) => {}
             Some(known) if known.group.id() == found.group.id() && known.grants.len() < MAX_LETTERS => known.merge(found),
             Some(_) => self.stats.refused_topic_messages += 1,
         }
@@ -286,7 +291,7 @@ impl Stack {
     }
 
     fn restore_from(&mut self, now: Instant, wall: Timestamp, restoring: &Restoring, found: Found) -> Result<(), GroupError> {
-        let Found { mut group, catalogue, grants } = found;
+        let Found { mut group, catalogue, grants, writers: _ } = found;
         let mut keys = Keyring::default();
         for grant in &grants {
             let _ = keys.accept(&group, &restoring.key, grant);
@@ -313,8 +318,8 @@ impl Stack {
             self.stats.refused_messages += 1;
             return;
         };
-        let user = *asking.user.get_or_insert_with(|| answer.package().vault().user());
-        let answers = asking.answers.get_or_insert_with(|| peers_crypto::Recovery::new(self.key.id(), user));
+        let Asking { user, answers, .. } = asking;
+        let user = *user;
         let Ok(progress) = answers.insert(from, answer) else {
             self.stats.refused_messages += 1;
             return;
@@ -370,13 +375,14 @@ impl Found {
 
     fn read_essentials(reader: &mut Reader<'_>) -> Result<Self, GroupError> {
         let group = Group::decode(reader.string(MAX_ENCODED_GROUP, "group")?)?;
-        Ok(Self { group, catalogue: Catalogue::decode(reader)?, grants: Vec::new() })
+        Ok(Self { group, catalogue: Catalogue::decode(reader)?, grants: Vec::new(), writers: BTreeSet::new() })
     }
 
     fn merge(&mut self, other: Self) {
         // What does not fit is of a device that was removed, or too much.
         let _ = self.group.merge(other.group.statements().cloned());
         self.catalogue.merge(&other.catalogue);
+        self.writers.extend(other.writers);
         self.grants.extend(other.grants);
     }
 }

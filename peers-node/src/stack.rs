@@ -224,7 +224,7 @@ pub(crate) struct Peer {
     pub(crate) databases: BTreeSet<DatabaseId>,
     /// Messages whose order matters and none of which may be missing, for which the transport has no room yet.
     waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
+    pub(crate) waiting_bytes: usize,
 }
 
 impl Peer {

@@ -88,7 +88,7 @@ fn two_of_three_guardians_bring_a_user_back_and_one_does_not() {
     let other = format!("{}@{}", ids[0], status["listen"][0].as_str().unwrap());
     let second = tablet.up("tablet", &["--no-lan", "--peer", &peer, "--peer", &other]);
     until("the tablet is connected", || tablet.knows(&ids[0].clone().into()) && tablet.knows(&ids[1].clone().into()));
-    let mut asking = tablet.spawn(&["recovery", "ask"], b"");
+    let mut asking = tablet.spawn(&["recovery", "ask", "--user", you.as_str().unwrap()], b"");
     asking.line_with("Waiting");
     let device = id(&tablet);
     friends[0].run(&["recovery", "endorse", &device, "--for", "nobody", "--yes"]).fails(1, &["nobody", "peers recovery list"]);

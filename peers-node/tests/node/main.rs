@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use peers_crypto::{RecoveryPhrase, Ticket, TopicKey};
+use peers_crypto::{GroupId, RecoveryPhrase, Ticket, TopicKey};
 use peers_node::{
     Bootstrap, Database, DatabaseError, DatabaseOptions, Home, LinkError, LinkOptions, MemberRole, MembershipError, Node, NodeEvent,
     OpenError, Options, RecoverError,
@@ -252,14 +252,14 @@ async fn own_messages_name_the_one_before_in_the_history_too() {
 async fn a_recovery_that_nobody_waits_for_is_in_nobodys_way_and_a_second_one_is() {
     let temp = tempfile::tempdir().unwrap();
     let peer = open(temp.path(), "peer").await;
-    let asking = peer.node.ask_guardians(None).await.unwrap();
-    assert!(matches!(peer.node.ask_guardians(None).await, Err(RecoverError::Refused(_))));
+    let asking = peer.node.ask_guardians(GroupId([7; 32])).await.unwrap();
+    assert!(matches!(peer.node.ask_guardians(GroupId([7; 32])).await, Err(RecoverError::Refused(_))));
     let phrase = RecoveryPhrase::generate(&mut rand::rng());
     assert!(matches!(peer.node.restore(phrase.clone()).await, Err(RecoverError::Refused(_))));
     drop(asking);
     let restoring = peer.node.restore(phrase).await.unwrap();
     drop(restoring);
-    peer.node.ask_guardians(None).await.unwrap();
+    peer.node.ask_guardians(GroupId([7; 32])).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -186,7 +186,7 @@ fn two_of_three_guardians_bring_back_a_user_and_one_does_not() {
             GuardianPackage::decode(package.expect("each has one")).unwrap()
         })
         .collect();
-    net.with(4, |stack, _, _| stack.ask_guardians(Some(alice), "new")).unwrap();
+    net.with(4, |stack, _, _| stack.ask_guardians(alice, "new")).unwrap();
     net.with(1, |stack, now, wall| stack.endorse(now, wall, packages[0].clone(), new));
     net.run_secs(5);
     assert!(net.events(4).any(|event| matches!(event, Event::RecoveryProgress { have: 1, need: 2, .. })));

@@ -158,9 +158,9 @@ pub(crate) enum Recovery {
     Guardians(Guardians),
     /// Make this device, which is new, yours by the word of your guardians: waits for them.
     Ask {
-        /// Who you are, as your guardians see it in `peers recovery list`; else whom the first that answers says.
+        /// Who you are: the id that your guardians see in `peers recovery list`. Ask one of them.
         #[arg(long, value_name = "ID")]
-        user: Option<String>,
+        user: String,
     },
     /// As a guardian, vouch that a new device belongs to your friend. Be sure that it is your friend who asks: talk to them.
     Endorse {

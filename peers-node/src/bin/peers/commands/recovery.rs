@@ -6,6 +6,7 @@ use rand::RngExt;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::secret::shut;
 use super::{ask_line, socket, sure};
 use crate::args::{Guardians, Recovery};
 use crate::control::Request;
@@ -18,6 +19,8 @@ use crate::service::mistyped_phrase;
 use crate::text::{columns, plural, safe, time};
 
 pub(crate) async fn recovery(command: Recovery, output: Output) -> Result<(), Failure> {
+    // Words of a phrase are in this process from here on.
+    shut();
     match command {
         Recovery::Phrase { replace } => phrase(replace, output).await,
         Recovery::List => list(output).await,
@@ -211,7 +214,7 @@ fn guardians(you: &AuditReport, output: Output) {
     }
 }
 
-async fn wait(user: Option<String>, output: Output) -> Result<(), Failure> {
+async fn wait(user: String, output: Output) -> Result<(), Failure> {
     let status: peers_node::Status = ask(&socket()?, &Request::Status {}).await?;
     let mut call = Call::new(&socket()?, &Request::AskGuardians { user }).await?;
     output.progress("Meet or call your guardians, and read them the id of this device:\n\n");

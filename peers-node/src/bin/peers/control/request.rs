@@ -90,11 +90,8 @@ pub(crate) enum Request {
     },
     /// For whom this device is a guardian.
     Wards {},
-    /// Waits for the word of the guardians of a user, or of whom the first names; an event for each that has come.
-    AskGuardians {
-        #[serde(default)]
-        user: Option<String>,
-    },
+    /// Waits for the word of the guardians of a user; an event for each that has come.
+    AskGuardians { user: String },
     /// Vouches, as a guardian, that a device belongs to a user.
     Endorse { device: PeerId, user: String },
 }

@@ -56,7 +56,7 @@ pub(crate) async fn run(request: Request, node: &Node, replies: &mut Replies) ->
         Request::Restore { words } => value(&recovery::restore(node, &words).await?),
         Request::SetGuardians { need, contacts, by } => value(&recovery::set_guardians(node, need, &contacts, by.as_ref()).await?),
         Request::Wards {} => value(&node.wards().await?),
-        Request::AskGuardians { user } => value(&recovery::ask(node, user.as_deref(), replies).await?),
+        Request::AskGuardians { user } => value(&recovery::ask(node, &user, replies).await?),
         Request::Endorse { device, user } => value(&recovery::endorse(node, device, &user).await?),
     }
 }

@@ -41,9 +41,12 @@ pub(super) async fn restore(node: &Node, words: &Secret) -> Result<GroupStatus, 
     Ok(node.user().await?)
 }
 
-pub(super) async fn ask(node: &Node, user: Option<&str>, replies: &mut Replies) -> Result<GroupStatus, Failure> {
-    let user = user.map(|user| user.parse().map_err(|error| Failure::usage(format!("{user} is no id of a user: {error}"))));
-    let mut recovering = node.ask_guardians(user.transpose()?).await?;
+pub(super) async fn ask(node: &Node, user: &str, replies: &mut Replies) -> Result<GroupStatus, Failure> {
+    let named = user.parse().map_err(|error| {
+        Failure::usage(format!("{user} is no id of a user: {error}"))
+            .hint("your friends see your id in `peers recovery list`: ask one of them")
+    });
+    let mut recovering = node.ask_guardians(named?).await?;
     while let Some(progress) = recovering.progress().await {
         replies.event(&progress).await?;
     }
@@ -77,9 +80,13 @@ pub(super) async fn set_guardians(
 }
 
 pub(super) async fn endorse(node: &Node, device: PeerId, user: &str) -> Result<Ward, Failure> {
-    let ward = ward(&node.wards().await?, user)?;
+    let wards = node.wards().await?;
+    let ward = ward(&wards, user)?;
     let id = ward.user.parse().map_err(|_| Failure::failed(format!("{} is no id of a user", ward.user)))?;
-    node.endorse(id, device).await?;
+    // By a name: what the devices of that name left here. Another's device can send a package in the name of any user.
+    let meant = |other: &&Ward| other.user == ward.user && (user == ward.user || other.from_name.as_deref() == Some(user));
+    let senders: Vec<_> = wards.iter().filter(meant).map(|other| other.from).collect();
+    node.endorse(id, &senders, device).await?;
     Ok(ward)
 }
 
