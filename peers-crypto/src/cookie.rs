@@ -25,6 +25,8 @@ pub(crate) const MACS: usize = 32;
 pub(crate) const COOKIE_REPLY: usize = 61;
 /// First handshake datagrams per second that are answered without a cookie: about 1.5 % of a processor's time.
 pub const MAX_FREE_HANDSHAKES: u32 = 100;
+/// First handshake datagrams per second that one network (an IPv4 address, an IPv6 /64) gets answered by cookies; networks share 256 places.
+pub const MAX_PROVEN_HANDSHAKES: u8 = 16;
 /// How long a cookie is good: the secret behind it changes as often, and the one before is still accepted.
 pub const COOKIE_SECRET_AGE: Duration = Duration::from_secs(120);
 /// Initiators whose latest timestamp a [`Freshness`] remembers.
@@ -37,6 +39,8 @@ pub enum Admission {
     Admit,
     /// Send this cookie reply to its source and forget it; it is shorter than the datagram it answers.
     Challenge(Vec<u8>),
+    /// Drop it: its source has shown that it is there, and asks too much.
+    Limit,
     /// Drop it.
     Refuse,
 }
@@ -50,6 +54,8 @@ pub struct Gate {
     secret_since: Option<Instant>,
     second: Option<Instant>,
     admitted: u32,
+    /// Admitted by a cookie within the second, by a secret hash of the network.
+    proven: [u8; 256],
 }
 
 impl core::fmt::Debug for Gate {
@@ -68,12 +74,14 @@ impl Gate {
             secret_since: None,
             second: None,
             admitted: 0,
+            proven: [0; 256],
         }
     }
 
     /// Judges a first handshake datagram (IK initiation or XX first) from `source`; 0.6 us, 1.5 us if it answers with a cookie.
     ///
-    /// Under load (more than [`MAX_FREE_HANDSHAKES`] admitted within a second) only a datagram with a valid `mac2` is admitted.
+    /// Under load (more than [`MAX_FREE_HANDSHAKES`] admitted within a second) only a datagram with a valid `mac2` is admitted, and of one network at most
+    /// [`MAX_PROVEN_HANDSHAKES`].
     pub fn admit(&mut self, now: Instant, source: SocketAddr, datagram: &[u8], rng: &mut impl CryptoRng) -> Admission {
         let Some(Coded { body, mac1, mac2, responder }) = Coded::of(&self.id, datagram) else { return Admission::Refuse };
         let keys = &self.keys[usize::from(responder == ANYONE)];
@@ -82,7 +90,7 @@ impl Gate {
         }
         if self.second.is_none_or(|start| now.saturating_duration_since(start) >= Duration::from_secs(1)) {
             self.second = Some(now);
-            self.admitted = 0;
+            (self.admitted, self.proven) = (0, [0; 256]);
         }
         if self.admitted >= MAX_FREE_HANDSHAKES {
             self.rotate(now, rng);
@@ -92,6 +100,11 @@ impl Gate {
             if !proven {
                 return self.challenge(source, body, &mac1, &responder, rng);
             }
+            let count = &mut self.proven[usize::from(mac(&*self.secrets[0], &[&network(source)])[0])];
+            if *count >= MAX_PROVEN_HANDSHAKES {
+                return Admission::Limit;
+            }
+            *count += 1;
         }
         self.admitted = self.admitted.saturating_add(1);
         Admission::Admit
@@ -207,6 +220,14 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     hash.finish()
 }
 
+/// An IPv4 address, the first half of an IPv6 address.
+fn network(source: SocketAddr) -> [u8; 8] {
+    match source.ip() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()).to_be_bytes(),
+        IpAddr::V6(ip) => core::array::from_fn(|i| ip.octets()[i]),
+    }
+}
+
 fn cookie(secret: &[u8; 32], source: SocketAddr) -> [u8; 16] {
     let ip = match source.ip() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -302,6 +323,22 @@ mod tests {
                 Response::Ik { reply, .. } | Response::Xx { reply, .. } => waiting.finish(&alice, &reply).unwrap(),
             };
         }
+    }
+
+    #[test]
+    fn who_answers_a_cookie_gets_no_more_than_its_networks_share_and_others_still_get_in() {
+        let Flooded { bob: _, mut gate, now, mut rng } = flooded();
+        let (mut waiting, _) = Initiator::xx(6, WALL, &mut rng);
+        let at = |host: u16| SocketAddr::from(([0x2001, 0xdb8, 0, host, 1, 2, 3, 4], 5));
+        let mut prove = |gate: &mut Gate, waiting: &mut Initiator, source| {
+            let Admission::Challenge(reply) = gate.admit(now, source, waiting.datagram(), &mut rng) else { panic!("challenged") };
+            waiting.cookie(&reply).unwrap();
+            (0..100).filter(|_| gate.admit(now, source, waiting.datagram(), &mut rng) == Admission::Admit).count()
+        };
+        assert_eq!(prove(&mut gate, &mut waiting, at(1)), usize::from(MAX_PROVEN_HANDSHAKES));
+        let others =
+            (2..6).map(|host| prove(&mut gate, &mut Initiator::xx(7, WALL, &mut ChaCha20Rng::seed_from_u64(host.into())).0, at(host)));
+        assert!(others.filter(|admitted| *admitted == usize::from(MAX_PROVEN_HANDSHAKES)).count() >= 3, "places are rarely shared");
     }
 
     #[test]

@@ -50,7 +50,7 @@ mod wycheproof_tests;
 pub use sodium::bare;
 
 pub use code::{CODE_WORDS, LinkCode, ParseCodeError};
-pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS};
+pub use cookie::{Admission, COOKIE_SECRET_AGE, Freshness, Gate, MAX_FREE_HANDSHAKES, MAX_INITIATORS, MAX_PROVEN_HANDSHAKES};
 pub use datagram::{DatagramKind, receiver_index};
 pub use epoch::{EpochKey, GrantError, Keyring, MAX_EPOCHS, MAX_GRANT};
 pub use group::{

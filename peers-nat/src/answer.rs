@@ -103,6 +103,10 @@ impl Agent {
                 self.send_raw(link, cookie.into());
                 false
             }
+            Admission::Limit => {
+                self.stats.dropped_limited += 1;
+                false
+            }
             Admission::Refuse => {
                 self.stats.dropped_forged += 1;
                 false
