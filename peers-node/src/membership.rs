@@ -39,6 +39,8 @@ pub struct MemberStatus {
     pub connected: bool,
     /// When it was first admitted, by the clock of who admitted it.
     pub since: Timestamp,
+    /// Who admitted it last; a founder itself.
+    pub by: PeerId,
 }
 
 impl GroupStatus {
@@ -55,6 +57,7 @@ impl GroupStatus {
                 own: group.id() == user.id() || member.holder == user.id(),
                 connected: connected(member.id),
                 since: member.admitted,
+                by: member.by,
             })
             .collect();
         members.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));

@@ -117,6 +117,24 @@ fn a_removed_member_reads_nothing_that_is_written_after() {
 }
 
 #[test]
+fn who_was_let_in_by_a_device_that_is_revoked_is_named() {
+    let (laptop, phone, watch) = (Home::new(), Home::new(), Home::new());
+    let first = laptop.up_alone("laptop");
+    let second = phone.up_beside("phone", &laptop);
+    let third = watch.up_beside("watch", &laptop);
+    join(&laptop, &["invite"], &phone);
+    join(&phone, &["invite"], &watch);
+    until("the laptop knows the watch", || names(&laptop.ok(&["id", "list"])["members"]).contains(&"watch"));
+    let revoked = laptop.ok(&["id", "revoke", "phone", "--yes"]);
+    assert_eq!((names(&revoked["removed"]), names(&revoked["admitted"])), (vec!["phone"], vec!["watch"]));
+    assert_eq!(names(&laptop.ok(&["id", "revoke", "watch", "--yes"])["admitted"]), Vec::<&str>::new());
+    assert_eq!(names(&laptop.ok(&["id", "list"])["members"]), ["laptop"]);
+    first.stop();
+    second.stop();
+    third.stop();
+}
+
+#[test]
 fn a_revoked_device_is_out_of_the_user_and_of_its_groups() {
     let (laptop, phone) = (Home::new(), Home::new());
     let first = laptop.up_alone("laptop");

@@ -167,6 +167,12 @@ fn removed(removed: &Removed, output: Output) {
             safe(&removed.name, false)
         ));
     }
+    if !removed.admitted.is_empty() {
+        output.say(format!(
+            "it had let in {}: if it was stolen, see that you know them, and remove those that you do not",
+            names(&removed.admitted)
+        ));
+    }
     output.finish(removed);
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Removed {
     pub(crate) removed: Vec<peers_node::MemberStatus>,
     /// Devices of the same users that are still in it.
     pub(crate) remaining: Vec<peers_node::MemberStatus>,
+    /// Members that those removed had admitted, and that are still in it: a thief's, perhaps.
+    pub(crate) admitted: Vec<peers_node::MemberStatus>,
 }
 
 /// A recovery phrase that was added.

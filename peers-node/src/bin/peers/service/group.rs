@@ -95,7 +95,9 @@ pub(super) async fn remove(node: &Node, group: Option<&str>, member: &str) -> Re
     }
     let remaining = found.members.iter().filter(|member| !removed.iter().any(|gone| gone.id == member.id));
     let remaining = remaining.filter(|member| group.is_some() && users.contains(&&member.user)).cloned().collect();
-    Ok(Removed { id: found.id, name: found.name, removed, remaining })
+    let gone = |id| removed.iter().any(|member| member.id == id);
+    let admitted = found.members.iter().filter(|member| gone(member.by) && !gone(member.id)).cloned().collect();
+    Ok(Removed { id: found.id, name: found.name, removed, remaining, admitted })
 }
 
 pub(super) async fn leave(node: &Node, group: &str) -> Result<Removed, Failure> {
@@ -108,7 +110,7 @@ pub(super) async fn leave(node: &Node, group: &str) -> Result<Removed, Failure> 
     }
     node.remove_member(id_of(&found)?, this.id).await?;
     let remaining = found.members.iter().filter(|member| member.own && !member.this).cloned().collect();
-    Ok(Removed { id: found.id, name: found.name, removed: vec![this], remaining })
+    Ok(Removed { id: found.id, name: found.name, removed: vec![this], remaining, admitted: Vec::new() })
 }
 
 pub(super) async fn rename(node: &Node, group: Option<&str>, name: &str) -> Result<GroupStatus, Failure> {
