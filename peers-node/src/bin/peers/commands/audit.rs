@@ -157,6 +157,7 @@ mod tests {
             own: true,
             connected: false,
             since: day,
+            by: id,
         };
         let if_stolen = Stolen {
             reads: true,
