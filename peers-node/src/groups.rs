@@ -108,7 +108,6 @@ impl Stack {
     pub fn remove_member(&mut self, now: Instant, wall: Timestamp, group: GroupId, device: PeerId) -> Result<(), GroupError> {
         // All that it wrote to databases stays: which of it came after it was lost is not known here.
         self.change_group(now, wall, group, |group, key| group.remove(key, device, LAST_SEQUENCE, wall).map(drop))?;
-        self.send_group(device, group);
         if device == self.id() && group != self.account.id() {
             self.account.groups.remove(&group);
             self.refollow(now);
@@ -398,10 +397,6 @@ impl Stack {
         if self.account.membership(id).is_none() {
             self.on_group_of_another_device(now, wall, from, bytes);
         } else if !self.take_group(now, wall, id, from, bytes) {
-            // One that was removed, and has not heard of it, is told.
-            if self.account.membership(id).is_some_and(|known| known.group.removed().any(|removed| removed.id == from)) {
-                self.send_group(from, id);
-            }
             return false;
         }
         let Some(membership) = self.account.membership(id) else { return false };

@@ -69,6 +69,12 @@ fn a_removed_member_hears_nothing_more_and_the_others_do() {
     let audit = net.with(0, |stack, _, _| stack.audit(group)).unwrap();
     assert_eq!((audit.members.len(), audit.removed.len(), audit.epochs, audit.rotation_due), (2, 1, 2, false));
     assert_eq!(audit.removed[0].epochs, 1, "what was written before it can still read");
+    // It knows that it is out, and nothing that was stated since.
+    link(&mut net, 0, 3, Some((group, Role::Reader)));
+    let (bob, newer) = (net.id(1), net.id(3));
+    let knows = net
+        .with(1, |stack, _, _| stack.account().membership(group).map(|known| (known.group().contains(bob), known.group().contains(newer))));
+    assert_eq!(knows, Some((false, false)));
 }
 
 #[test]
