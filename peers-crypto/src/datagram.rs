@@ -21,6 +21,8 @@ pub enum DatagramKind {
     XxThird = 8,
     /// An announcement on the local network.
     Beacon = 9,
+    /// A probe of an address: two tokens in clear, which mean something to those only who agreed on them in a session.
+    Probe = 10,
 }
 
 impl DatagramKind {
@@ -36,6 +38,7 @@ impl DatagramKind {
             7 => Self::XxSecond,
             8 => Self::XxThird,
             9 => Self::Beacon,
+            10 => Self::Probe,
             _ => return None,
         })
     }
@@ -47,6 +50,6 @@ pub fn receiver_index(datagram: &[u8]) -> Option<u32> {
         DatagramKind::IkResponse | DatagramKind::CookieReply | DatagramKind::Data | DatagramKind::XxSecond | DatagramKind::XxThird => {
             Some(u32::from_be_bytes(*datagram.get(1..)?.first_chunk()?))
         }
-        DatagramKind::IkInitiation | DatagramKind::Relayed | DatagramKind::XxFirst | DatagramKind::Beacon => None,
+        DatagramKind::IkInitiation | DatagramKind::Relayed | DatagramKind::XxFirst | DatagramKind::Beacon | DatagramKind::Probe => None,
     }
 }

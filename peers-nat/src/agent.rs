@@ -18,11 +18,13 @@ use crate::dial::Wanted;
 use crate::discovery::Discovery;
 use crate::exchange::Book;
 use crate::limits::Ledger;
-use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, Transmit};
+use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, SocketId, Transmit};
 use crate::paths::Link;
 use crate::peer::{MAX_TAG, Peer, Sent};
+use crate::reflect::Reflections;
 use crate::reflexive::Reflexive;
 use crate::relay::{self, Table};
+use crate::sockets::Sockets;
 use crate::timers::Timers;
 
 /// Most bytes of data in one datagram.
@@ -60,6 +62,7 @@ pub(crate) enum Timer {
     Exchange,
     Beacon,
     Relay,
+    Sockets,
 }
 
 /// Authenticated, encrypted datagrams to a [`PeerId`], by any path.
@@ -93,6 +96,10 @@ pub struct Agent {
     pub(crate) discoveries: BTreeMap<SocketAddr, Discovery>,
     pub(crate) local: Vec<SocketAddr>,
     pub(crate) reflexive: Reflexive,
+    pub(crate) reflections: Reflections,
+    pub(crate) sockets: Sockets,
+    /// The socket that the datagram in hand came by.
+    pub(crate) arrival: SocketId,
     pub(crate) timers: Timers<Timer>,
     pub(crate) stats: Stats,
     transmits: VecDeque<Transmit>,
@@ -129,6 +136,9 @@ impl Agent {
             discoveries: BTreeMap::new(),
             local: Vec::new(),
             reflexive: Reflexive::default(),
+            reflections: Reflections::default(),
+            sockets: Sockets::default(),
+            arrival: SocketId::MAIN,
             timers,
             stats: Stats::default(),
             transmits: VecDeque::new(),
@@ -284,6 +294,19 @@ impl Agent {
         }
     }
 
+    /// As [`Agent::handle_datagram`], for one that came by an auxiliary socket.
+    pub fn handle_auxiliary(&mut self, now: Instant, wall: Timestamp, socket: SocketId, remote: SocketAddr, datagram: Bytes) {
+        // One that is about to be closed may still be heard.
+        if socket != SocketId::MAIN && !self.sockets.is_open(socket) {
+            self.stats.received += 1;
+            self.stats.dropped_unknown += 1;
+            return;
+        }
+        self.arrival = socket;
+        self.handle_datagram(now, wall, remote, datagram);
+        self.arrival = SocketId::MAIN;
+    }
+
     /// Does what is due at `now`. Early or repeated calls do nothing.
     pub fn handle_timeout(&mut self, now: Instant, wall: Timestamp) {
         while let Some(timer) = self.timers.pop(now) {
@@ -296,6 +319,7 @@ impl Agent {
                 Timer::Discovery(address) => self.on_discovery_timer(now, wall, address),
                 Timer::Exchange => self.on_exchange_timer(now, wall),
                 Timer::Beacon => self.on_beacon_timer(now),
+                Timer::Sockets => self.on_sockets_timer(now),
                 Timer::Relay => {
                     if let Some(next) = self.table.expire(now) {
                         self.timers.set(Timer::Relay, next);
@@ -362,10 +386,14 @@ impl Agent {
     }
 
     pub(crate) fn push(&mut self, destination: SocketAddr, payload: impl Into<Bytes>) {
+        self.push_by(self.sockets.of(destination), None, destination, payload);
+    }
+
+    pub(crate) fn push_by(&mut self, socket: SocketId, ttl: Option<u8>, destination: SocketAddr, payload: impl Into<Bytes>) {
         let payload = payload.into();
         self.stats.sent += 1;
         self.stats.sent_bytes += payload.len() as u64;
-        self.transmits.push_back(Transmit { destination, payload });
+        self.transmits.push_back(Transmit { destination, payload, socket, ttl });
     }
 
     pub(crate) fn emit(&mut self, event: Event) {

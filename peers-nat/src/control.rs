@@ -54,6 +54,10 @@ pub(crate) enum Control<'a> {
     RouteClosed { route: Route },
     /// Where the sender may be reached.
     Candidates { addresses: Vec<SocketAddr> },
+    /// From which address did this come? It says nothing of the sender's paths.
+    Reflect { token: Token },
+    /// The answer to a [`Control::Reflect`] that came from `observed`.
+    Reflected { token: Token, observed: SocketAddr },
 }
 
 impl Control<'_> {
@@ -79,6 +83,8 @@ impl Control<'_> {
             Self::Refused { target } => drop(writer.u8(9).bytes(&target.0)),
             Self::RouteClosed { route } => drop(writer.u8(10).u64(*route)),
             Self::Candidates { addresses } => write_candidates(writer.u8(11), addresses),
+            Self::Reflect { token } => drop(writer.u8(12).u64(*token)),
+            Self::Reflected { token, observed } => address::write(writer.u8(13).u64(*token), Some(*observed)),
         }
     }
 }
@@ -126,6 +132,8 @@ fn decode_one<'a>(reader: &mut Reader<'a>) -> Result<Control<'a>, DecodeError> {
         9 => Control::Refused { target: id(reader)? },
         10 => Control::RouteClosed { route: reader.u64()? },
         11 => Control::Candidates { addresses: read_candidates(reader)? },
+        12 => Control::Reflect { token: reader.u64()? },
+        13 => Control::Reflected { token: reader.u64()?, observed: some_address(reader)? },
         kind => return Err(DecodeError::Kind(kind)),
     })
 }
@@ -238,6 +246,8 @@ mod tests {
             ids().prop_map(|target| Control::Refused { target }),
             any::<u64>().prop_map(|route| Control::RouteClosed { route }),
             vec(addresses(), 0..=MAX_CANDIDATES).prop_map(|addresses| Control::Candidates { addresses }),
+            any::<u64>().prop_map(|token| Control::Reflect { token }),
+            (any::<u64>(), addresses()).prop_map(|(token, observed)| Control::Reflected { token, observed }),
         ]
     }
 

@@ -259,6 +259,8 @@ impl Agent {
         // Only who receives at the single address that it was sent to can have answered.
         let proven = dial.addresses == link.address().as_slice() && peer.introducers.is_empty() && !dial.probed;
         let index = finished.session.local_index();
+        self.bind_socket(link, id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.paths.heard(now, link, datagram.len());
         if proven {
             let suspect = peer.suspect();

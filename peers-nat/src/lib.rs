@@ -32,9 +32,12 @@ mod liveness;
 mod output;
 mod paths;
 mod peer;
+mod probe;
+mod reflect;
 mod reflexive;
 mod relay;
 mod sessions;
+mod sockets;
 mod timers;
 #[cfg(test)]
 mod vector_tests;
@@ -42,7 +45,7 @@ mod vector_tests;
 pub use agent::{Agent, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED};
 pub use beacon::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT};
 pub use config::{Config, MAX_SESSIONS, PUBLIC_SWARM, Stats};
-pub use output::{ConnectError, DisconnectReason, Event, Path, PeerInfo, SendError, Transmit};
+pub use output::{ConnectError, DisconnectReason, Event, Path, PeerInfo, SendError, SocketId, Transmit};
 
 #[cfg(test)]
 mod tests {

@@ -67,6 +67,17 @@ impl Agent {
             }
         };
         peer.heard = now;
+        let messages = match plaintext.split_first() {
+            Some((&CONTROL, messages)) => Some(control::decode(messages)),
+            _ => None,
+        };
+        if let (Link::Direct(remote), Some(Ok(messages))) = (link, &messages)
+            && self.on_aside(now, id, remote, messages)
+        {
+            return;
+        }
+        self.bind_socket(link, id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let unproven = peer.paths.heard(now, link, size);
         match plaintext.first() {
             Some(&DATA) => {
@@ -88,11 +99,10 @@ impl Agent {
                     self.stats.dropped_early += 1;
                 }
             }
-            Some(&CONTROL) => match control::decode(&plaintext[1..]) {
-                Ok(messages) => self.on_control(now, id, index, link, messages),
-                Err(_) => self.stats.dropped_malformed += 1,
+            _ => match messages {
+                Some(Ok(messages)) => self.on_control(now, id, index, link, messages),
+                _ => self.stats.dropped_malformed += 1,
             },
-            _ => self.stats.dropped_malformed += 1,
         }
         if unproven {
             self.prove_path(now, id, link);
@@ -128,6 +138,8 @@ impl Agent {
                 Control::Refused { target } => self.on_refused(now, id, target),
                 Control::RouteClosed { route } => self.on_route_closed(now, id, route),
                 Control::Candidates { addresses } => self.on_candidates(now, id, &addresses),
+                // They come alone, and directly.
+                Control::Reflect { .. } | Control::Reflected { .. } => self.stats.dropped_unknown += 1,
             }
         }
     }

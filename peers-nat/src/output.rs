@@ -17,6 +17,19 @@ pub struct Transmit {
     pub destination: SocketAddr,
     /// The datagram: at most [`MAX_DATAGRAM`](peers_crypto::MAX_DATAGRAM) bytes.
     pub payload: Bytes,
+    /// By which socket. One that is neither [`SocketId::MAIN`] nor known is to be opened, at any free port of the address that the main one has; where that fails, the datagram is lost.
+    pub socket: SocketId,
+    /// How many routers it may pass (IPv4: time to live, IPv6: hop limit); none: as many as usual.
+    pub ttl: Option<u8>,
+}
+
+/// Names a UDP socket of an agent's caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u16);
+
+impl SocketId {
+    /// The one whose addresses were told by [`Agent::set_local_addresses`](crate::Agent::set_local_addresses). All others are auxiliary: the agent has them opened and closed.
+    pub const MAIN: Self = Self(0);
 }
 
 /// How datagrams reach a peer.

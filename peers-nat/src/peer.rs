@@ -27,6 +27,8 @@ pub(crate) const MAX_TAG: usize = 32;
 const INTRODUCTIONS: (u32, u32) = (64, 8);
 /// Requests for a sample of our peers that one peer may make at once, and per second in the long run.
 const SAMPLES: (u32, u32) = (4, 1);
+/// Reflections that one peer may ask for at once, and per second in the long run.
+const REFLECTIONS: (u32, u32) = (64, 4);
 
 /// A peer that we have a session with, or are about to.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub(crate) struct Peer {
     pub(crate) answered: Option<Answered>,
     pub(crate) introductions: Bucket,
     pub(crate) samples: Bucket,
+    pub(crate) reflections: Bucket,
     /// When we last asked this peer for a sample of its peers.
     pub(crate) asked: Option<Instant>,
     /// How far attempts to get to a direct path have come: the pause before the next doubles with each step.
@@ -135,6 +138,7 @@ impl Peer {
             answered: None,
             introductions: Bucket::new(INTRODUCTIONS.0, INTRODUCTIONS.1),
             samples: Bucket::new(SAMPLES.0, SAMPLES.1),
+            reflections: Bucket::new(REFLECTIONS.0, REFLECTIONS.1),
             asked: None,
             punches: 0,
         }

@@ -35,6 +35,8 @@ fn made() -> Value {
         ("introduced", vec![Control::Introduced { target, route, address: v4 }]),
         ("refused", vec![Control::Refused { target }]),
         ("route closed", vec![Control::RouteClosed { route }]),
+        ("reflect", vec![Control::Reflect { token }]),
+        ("reflected, seen at 192.0.2.1:4660", vec![Control::Reflected { token, observed: v4 }]),
         ("candidates", vec![Control::Candidates { addresses: vec![v4, v6] }]),
     ];
     let control: Vec<Value> = messages

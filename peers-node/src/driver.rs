@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use peers_crypto::TopicKey;
-use peers_nat::Path;
+use peers_nat::{Path, SocketId};
 use peers_wire::{Packet, PacketId, PeerId, Timestamp, TopicId};
 use rusqlite::params;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -147,8 +147,11 @@ impl Driver {
             self.on_output(now, wall, output);
         }
         for _ in 0..MAX_BATCH {
-            let Some((remote, datagram)) = self.sockets.try_recv() else { break };
-            self.stack.handle_datagram(now, wall, remote, datagram);
+            let Some((socket, remote, datagram)) = self.sockets.try_recv() else { break };
+            match socket {
+                SocketId::MAIN => self.stack.handle_datagram(now, wall, remote, datagram),
+                auxiliary => self.stack.handle_auxiliary(now, wall, auxiliary, remote, datagram),
+            }
         }
     }
 
@@ -183,6 +186,9 @@ impl Driver {
         loop {
             while let Some(transmit) = self.stack.poll_transmit() {
                 self.sockets.send(&transmit);
+            }
+            while let Some(socket) = self.stack.poll_closed() {
+                self.sockets.close(socket);
             }
             let Some(event) = self.stack.poll_event() else { return };
             self.on_event(now, wall, event);

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
-use peers_nat::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT, Transmit};
+use peers_nat::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT, SocketId, Transmit};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::net::UdpSocket;
@@ -42,6 +42,8 @@ pub enum BindError {
 pub(crate) struct Sockets {
     /// Those that send, in the order of the addresses given.
     bound: Vec<UdpSocket>,
+    /// Those that the agent asked for beside, in the order they were opened.
+    auxiliary: Vec<(SocketId, UdpSocket)>,
     /// Those that hear beacons, for the families of `bound`.
     beacons: Vec<UdpSocket>,
     /// Interfaces on which a group is joined.
@@ -81,7 +83,15 @@ impl Sockets {
         if bound.is_empty() {
             return Err(BindError::None);
         }
-        let mut sockets = Self { bound, beacons: Vec::new(), joined: HashSet::new(), turn: 0, buffer: BytesMut::new(), dropped: 0 };
+        let mut sockets = Self {
+            bound,
+            auxiliary: Vec::new(),
+            beacons: Vec::new(),
+            joined: HashSet::new(),
+            turn: 0,
+            buffer: BytesMut::new(),
+            dropped: 0,
+        };
         if lan {
             sockets.open_beacons();
         }
@@ -116,16 +126,44 @@ impl Sockets {
         if destination.ip().is_multicast() {
             return self.send_multicast(transmit);
         }
-        let sent = socket_for(&self.bound, destination.is_ipv4()).ok_or_else(|| ErrorKind::NetworkUnreachable.into());
-        let sent = sent.and_then(|socket| SockRef::from(socket).send_to(&transmit.payload, &SockAddr::from(destination)));
+        let sent = self.by(transmit.socket, destination).and_then(|socket| {
+            let socket = SockRef::from(socket);
+            match transmit.ttl {
+                Some(ttl) => send_within(&socket, transmit, ttl),
+                None => socket.send_to(&transmit.payload, &SockAddr::from(destination)),
+            }
+        });
         self.count(destination, sent);
+    }
+
+    /// The socket that `id` names, which is opened if it is not there yet.
+    fn by(&mut self, id: SocketId, destination: SocketAddr) -> io::Result<&UdpSocket> {
+        let main = socket_for(&self.bound, destination.is_ipv4()).ok_or(ErrorKind::NetworkUnreachable)?;
+        if id == SocketId::MAIN {
+            return Ok(main);
+        }
+        let known = self.auxiliary.iter().position(|(known, _)| *known == id);
+        let position = match known {
+            Some(position) => position,
+            None => {
+                let address = SocketAddr::new(main.local_addr()?.ip(), 0);
+                self.auxiliary.push((id, open(address, false)?));
+                self.auxiliary.len() - 1
+            }
+        };
+        Ok(&self.auxiliary[position].1)
+    }
+
+    /// Closes an auxiliary socket.
+    pub(crate) fn close(&mut self, id: SocketId) {
+        self.auxiliary.retain(|(known, _)| *known != id);
     }
 
     /// Waits until [`Sockets::try_recv`] may have something. May be cancelled at any time.
     pub(crate) async fn readable(&self) {
         poll_fn(|context| {
             let mut ready = false;
-            for socket in self.bound.iter().chain(&self.beacons) {
+            for socket in self.bound.iter().chain(&self.beacons).chain(self.auxiliary.iter().map(|(_, socket)| socket)) {
                 ready |= socket.poll_recv_ready(context).is_ready();
             }
             if ready { Poll::Ready(()) } else { Poll::Pending }
@@ -133,18 +171,26 @@ impl Sockets {
         .await;
     }
 
-    /// The next datagram and where it came from. Datagrams share a buffer: who keeps one copies it.
-    pub(crate) fn try_recv(&mut self) -> Option<(SocketAddr, Bytes)> {
-        let count = self.bound.len() + self.beacons.len();
+    /// The next datagram, the socket it came by, and where it came from. Datagrams share a buffer: who keeps one copies it.
+    pub(crate) fn try_recv(&mut self) -> Option<(SocketId, SocketAddr, Bytes)> {
+        let (bound, beacons) = (self.bound.len(), self.bound.len() + self.beacons.len());
+        let count = beacons + self.auxiliary.len();
         for _ in 0..count {
             let index = self.turn % count;
-            let socket = self.bound.get(index).unwrap_or_else(|| &self.beacons[index - self.bound.len()]);
+            let (id, socket) = match index {
+                _ if index < bound => (SocketId::MAIN, &self.bound[index]),
+                _ if index < beacons => (SocketId::MAIN, &self.beacons[index - bound]),
+                _ => {
+                    let (id, socket) = &self.auxiliary[index - beacons];
+                    (*id, socket)
+                }
+            };
             self.turn = index + 1;
             if self.buffer.capacity() < MAX_DATAGRAM {
                 self.buffer.reserve(BUFFER);
             }
             match socket.try_recv_buf_from(&mut self.buffer) {
-                Ok((_, remote)) => return Some((remote, self.buffer.split().freeze())),
+                Ok((_, remote)) => return Some((id, remote, self.buffer.split().freeze())),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 // What the network says of an earlier datagram: nobody is there.
                 Err(error) => tracing::debug!("receiving: {error}"),
@@ -263,6 +309,16 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+/// Sends a datagram that passes at most `ttl` routers.
+fn send_within(socket: &SockRef<'_>, transmit: &Transmit, ttl: u8) -> io::Result<usize> {
+    let set = |ttl: u32| if transmit.destination.is_ipv4() { socket.set_ttl_v4(ttl) } else { socket.set_unicast_hops_v6(ttl) };
+    let usual = if transmit.destination.is_ipv4() { socket.ttl_v4() } else { socket.unicast_hops_v6() }?;
+    set(ttl.into())?;
+    let sent = socket.send_to(&transmit.payload, &SockAddr::from(transmit.destination));
+    set(usual)?;
+    sent
+}
+
 /// Whether the machine has no IPv6 at all, and was asked for all its addresses.
 fn is_missing_family(address: &SocketAddr, error: &io::Error) -> bool {
     let missing =
@@ -303,7 +359,7 @@ mod tests {
     /// Waits for a datagram with these bytes: other tests share the beacon port.
     async fn receive(sockets: &mut Sockets, payload: &[u8]) -> SocketAddr {
         loop {
-            while let Some((remote, datagram)) = sockets.try_recv() {
+            while let Some((_, remote, datagram)) = sockets.try_recv() {
                 if datagram == payload {
                     return remote;
                 }
@@ -313,7 +369,7 @@ mod tests {
     }
 
     fn transmit(destination: SocketAddr, payload: &[u8]) -> Transmit {
-        Transmit { destination, payload: Bytes::copy_from_slice(payload) }
+        Transmit { destination, payload: Bytes::copy_from_slice(payload), socket: SocketId::MAIN, ttl: None }
     }
 
     #[tokio::test]

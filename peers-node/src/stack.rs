@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use peers_cache::Cache;
 use peers_crypto::{DeviceKey, GroupId};
-use peers_nat::{Agent, Path, Transmit};
+use peers_nat::{Agent, Path, SocketId, Transmit};
 use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId, Writer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -453,6 +453,12 @@ impl Stack {
         self.settle(now, wall);
     }
 
+    /// A datagram arrived by an auxiliary socket.
+    pub fn handle_auxiliary(&mut self, now: Instant, wall: Timestamp, socket: SocketId, remote: SocketAddr, datagram: Bytes) {
+        self.agent.handle_auxiliary(now, wall, socket, remote, datagram);
+        self.settle(now, wall);
+    }
+
     /// The time that [`Stack::poll_timeout`] named has come; early or repeated calls do nothing.
     pub fn handle_timeout(&mut self, now: Instant, wall: Timestamp) {
         self.agent.handle_timeout(now, wall);
@@ -472,6 +478,11 @@ impl Stack {
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
+    }
+
+    /// The next auxiliary socket to close; to be called when there is nothing more to send.
+    pub fn poll_closed(&mut self) -> Option<SocketId> {
+        self.agent.poll_closed()
     }
 
     /// The next thing that happened.

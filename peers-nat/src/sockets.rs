@@ -1,0 +1,149 @@
+//! Auxiliary sockets: which are open and for how long, and which addresses are spoken to by which.
+//!
+//! A NAT gives each socket a public port of its own. A socket beside the main one shows how the NAT chooses ports, and hundreds of them make one that a peer's probes find. The one that was
+//! found carries on the session, as only its mapping lets the peer in.
+
+#![allow(dead_code, reason = "used by what follows")]
+
+use core::net::SocketAddr;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use peers_wire::PeerId;
+
+use crate::agent::{Agent, Timer};
+use crate::output::SocketId;
+use crate::paths::Link;
+
+/// Most auxiliary sockets at once.
+pub(crate) const MAX_AUXILIARY: usize = 640;
+/// A socket that carries a session is kept for so long after each look at it.
+const IN_USE: Duration = Duration::from_secs(60);
+
+/// The auxiliary sockets of an agent.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    open: BTreeMap<SocketId, Instant>,
+    bound: BTreeMap<SocketAddr, (SocketId, PeerId)>,
+    closed: VecDeque<SocketId>,
+    last: u16,
+}
+
+impl Sockets {
+    /// Opens one, to be closed at `until` unless it then carries a session; none if [`MAX_AUXILIARY`] are open.
+    pub(crate) fn open(&mut self, until: Instant) -> Option<SocketId> {
+        if self.open.len() >= MAX_AUXILIARY {
+            return None;
+        }
+        let id = loop {
+            self.last = self.last.wrapping_add(1).max(1);
+            let id = SocketId(self.last);
+            if !self.open.contains_key(&id) && !self.closed.contains(&id) {
+                break id;
+            }
+        };
+        self.open.insert(id, until);
+        Some(id)
+    }
+
+    /// Whether `socket` is open.
+    pub(crate) fn is_open(&self, socket: SocketId) -> bool {
+        self.open.contains_key(&socket)
+    }
+
+    /// By which socket `address` is spoken to.
+    pub(crate) fn of(&self, address: SocketAddr) -> SocketId {
+        self.bound.get(&address).map_or(SocketId::MAIN, |(socket, _)| *socket)
+    }
+
+    /// `peer` was heard by `socket`, and is spoken to by it from now on.
+    fn bind(&mut self, address: SocketAddr, socket: SocketId, peer: PeerId) {
+        if self.open.contains_key(&socket) {
+            self.bound.insert(address, (socket, peer));
+        }
+    }
+
+    /// Closes `socket`, if it is open.
+    pub(crate) fn close(&mut self, socket: SocketId) {
+        if self.open.remove(&socket).is_some() {
+            self.bound.retain(|_, (bound, _)| *bound != socket);
+            self.closed.push_back(socket);
+        }
+    }
+
+    /// Closes what has served its time and is not `in_use`; returns when to look again.
+    fn expire(&mut self, now: Instant, in_use: impl Fn(SocketAddr, PeerId) -> bool) -> Option<Instant> {
+        self.bound.retain(|address, (_, peer)| in_use(*address, *peer));
+        for (socket, _) in self.bound.values() {
+            if let Some(until) = self.open.get_mut(socket) {
+                *until = (*until).max(now + IN_USE);
+            }
+        }
+        let over: Vec<SocketId> = self.open.iter().filter(|(_, until)| **until <= now).map(|(socket, _)| *socket).collect();
+        for socket in over {
+            self.close(socket);
+        }
+        self.open.values().min().copied()
+    }
+}
+
+impl Agent {
+    /// The next auxiliary socket to close.
+    pub fn poll_closed(&mut self) -> Option<SocketId> {
+        self.sockets.closed.pop_front()
+    }
+
+    /// Opens an auxiliary socket for `time`.
+    pub(crate) fn open_socket(&mut self, now: Instant, time: Duration) -> Option<SocketId> {
+        let socket = self.sockets.open(now + time)?;
+        self.timers.set_earlier(Timer::Sockets, now + time);
+        Some(socket)
+    }
+
+    /// The peer `id` was heard by `link`, by the socket that the datagram in hand came by.
+    pub(crate) fn bind_socket(&mut self, link: Link, id: PeerId) {
+        if let (Link::Direct(address), true) = (link, self.arrival != SocketId::MAIN) {
+            self.sockets.bind(address, self.arrival, id);
+        }
+    }
+
+    pub(crate) fn on_sockets_timer(&mut self, now: Instant) {
+        let peers = &self.peers;
+        let in_use = |address, peer: PeerId| peers.get(&peer).is_some_and(|peer| peer.paths.is_at(address));
+        if let Some(next) = self.sockets.expire(now, in_use) {
+            self.timers.set(Timer::Sockets, next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::epoch;
+
+    #[test]
+    fn a_socket_that_carries_a_session_outlives_its_time_and_others_do_not() {
+        let (now, address, peer) = (epoch(), "1.2.3.4:5".parse().unwrap(), PeerId([1; 32]));
+        let mut sockets = Sockets::default();
+        let (a, b) = (sockets.open(now + IN_USE / 2).unwrap(), sockets.open(now + IN_USE / 2).unwrap());
+        sockets.bind(address, a, peer);
+        let next = sockets.expire(now + IN_USE / 2, |_, _| true);
+        assert_eq!((next, sockets.of(address)), (Some(now + IN_USE / 2 + IN_USE), a));
+        assert_eq!(sockets.closed.pop_front(), Some(b));
+        assert_eq!(sockets.expire(next.unwrap(), |_, _| false), None);
+        assert_eq!((sockets.closed.pop_front(), sockets.of(address)), (Some(a), SocketId::MAIN));
+    }
+
+    #[test]
+    fn sockets_are_bounded_and_no_id_is_given_twice_before_it_is_closed() {
+        let now = epoch();
+        let mut sockets = Sockets::default();
+        for _ in 0..70_000 {
+            let id = sockets.open(now).unwrap();
+            assert!(id != SocketId::MAIN && sockets.is_open(id));
+            sockets.close(id);
+            sockets.closed.pop_front();
+        }
+        assert_eq!((0..2 * MAX_AUXILIARY).filter(|_| sockets.open(now).is_some()).count(), MAX_AUXILIARY);
+    }
+}
