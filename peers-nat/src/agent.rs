@@ -41,6 +41,8 @@ pub const MAX_ADDRESSES: usize = 8;
 const MAX_HALF_OPEN: usize = 256;
 /// Most local addresses.
 const MAX_LOCAL: usize = 16;
+/// Most mapped addresses: one for each family, and one spare.
+const MAX_MAPPED: usize = 3;
 
 /// What a local index stands for.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +97,8 @@ pub struct Agent {
     pub(crate) wanted: BTreeMap<PeerId, Wanted>,
     pub(crate) discoveries: BTreeMap<SocketAddr, Discovery>,
     pub(crate) local: Vec<SocketAddr>,
+    /// Addresses outside that a router maps to our socket.
+    pub(crate) mapped: Vec<SocketAddr>,
     pub(crate) reflexive: Reflexive,
     pub(crate) reflections: Reflections,
     pub(crate) sockets: Sockets,
@@ -135,6 +139,7 @@ impl Agent {
             wanted: BTreeMap::new(),
             discoveries: BTreeMap::new(),
             local: Vec::new(),
+            mapped: Vec::new(),
             reflexive: Reflexive::default(),
             reflections: Reflections::default(),
             sockets: Sockets::default(),
@@ -168,6 +173,17 @@ impl Agent {
         self.reset_back_off(now);
         for id in self.connected.clone() {
             self.ping_selected(now, id);
+        }
+    }
+
+    /// Tells the agent the addresses outside that routers map to its socket, in place of those before: candidates like its own. A private one, of a router behind another router, is offered
+    /// after all others. Sessions that are there stay as they are; the first 3 are kept.
+    pub fn set_mapped_addresses(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        let addresses = &addresses[..addresses.len().min(MAX_MAPPED)];
+        let before = core::mem::replace(&mut self.mapped, addresses.to_vec());
+        // A new way in may lead to those who were out of reach.
+        if addresses.iter().any(|mapped| !before.contains(mapped)) {
+            self.reset_back_off(now);
         }
     }
 

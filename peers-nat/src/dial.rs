@@ -10,7 +10,7 @@ use peers_crypto::{DatagramKind, HandshakeError, Initiator, receiver_index};
 use peers_wire::{PeerId, Timestamp};
 use rand::RngExt;
 
-use crate::address;
+use crate::address::{self, Scope};
 use crate::agent::{Agent, MAX_ADDRESSES, MAX_WANTED, Slot, Timer};
 use crate::control::{Answer, Control, MAX_CANDIDATES, Offer};
 use crate::output::ConnectError;
@@ -202,15 +202,16 @@ impl Agent {
         Some(dial)
     }
 
-    /// Where we may be reached: host candidates, then where others see us.
+    /// Where we may be reached: host candidates, then what routers map, then where others see us, then what a router behind another router maps.
     pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
         let link_local = |address: &SocketAddr| matches!(address.ip(), core::net::IpAddr::V6(ip) if ip.is_unicast_link_local());
         let host =
             self.local.iter().copied().filter(|local| address::scope(*local).is_some() && !link_local(local)).take(MAX_CANDIDATES - 2);
         let mut candidates: Vec<SocketAddr> = host.collect();
-        for seen in self.reflexive.agreed() {
-            if !candidates.contains(&seen) && candidates.len() < MAX_CANDIDATES {
-                candidates.push(seen);
+        let mapped = |reach| self.mapped.iter().copied().filter(move |mapped| address::scope(*mapped) == Some(reach));
+        for found in mapped(Scope::Global).chain(self.reflexive.agreed()).chain(mapped(Scope::Private)) {
+            if !candidates.contains(&found) && candidates.len() < MAX_CANDIDATES {
+                candidates.push(found);
             }
         }
         candidates

@@ -32,6 +32,7 @@ mod liveness;
 mod output;
 mod paths;
 mod peer;
+pub mod portmap;
 mod probe;
 mod reflect;
 mod reflexive;
