@@ -50,6 +50,9 @@ pub(crate) struct Host {
     inside: SocketAddr,
     mappings: BTreeMap<Option<SocketAddr>, Mapping>,
     next_port: u16,
+    /// A port that the NAT maps to the host for everyone, and who came in by it.
+    forwarded: Option<u16>,
+    came_in: BTreeSet<SocketAddr>,
 }
 
 /// A datagram under way.
@@ -139,6 +142,8 @@ impl Net {
             inside,
             mappings: BTreeMap::new(),
             next_port: 20_000,
+            forwarded: None,
+            came_in: BTreeSet::new(),
         });
         self.drain(n);
         n
@@ -157,6 +162,12 @@ impl Net {
     pub(crate) fn reboot_nat(&mut self, n: usize) {
         self.hosts[n].mappings.clear();
         self.hosts[n].next_port += 1000;
+    }
+
+    /// The NAT of a host maps a port for everyone, as PCP or a person asked it to; returns where.
+    pub(crate) fn forward(&mut self, n: usize, port: u16) -> SocketAddr {
+        self.hosts[n].forwarded = Some(port);
+        SocketAddr::new(self.hosts[n].public, port)
     }
 
     pub(crate) fn id(&self, n: usize) -> PeerId {
@@ -239,6 +250,9 @@ impl Net {
         if host.nat == Nat::Open {
             return host.inside;
         }
+        if let Some(port) = host.forwarded.filter(|_| host.came_in.contains(&destination)) {
+            return SocketAddr::new(host.public, port);
+        }
         let key = (host.nat == Nat::Symmetric).then_some(destination);
         host.mappings.retain(|_, mapping| now - mapping.used < MAPPING);
         let next_port = &mut host.next_port;
@@ -256,17 +270,19 @@ impl Net {
         self.hosts.iter().position(|host| match host.nat {
             Nat::Open => host.inside == destination,
             nat => {
+                let forwarded = host.forwarded == Some(destination.port());
                 host.public == destination.ip()
-                    && host.mappings.values().any(|mapping| {
-                        let fresh = |at: &Instant| self.now - *at < MAPPING;
-                        mapping.port == destination.port()
-                            && fresh(&mapping.used)
-                            && match nat {
-                                Nat::Open | Nat::FullCone => true,
-                                Nat::AddressRestricted => mapping.to.iter().any(|(to, at)| to.ip() == source.ip() && fresh(at)),
-                                Nat::PortRestricted | Nat::Symmetric => mapping.to.iter().any(|(to, at)| *to == source && fresh(at)),
-                            }
-                    })
+                    && (forwarded
+                        || host.mappings.values().any(|mapping| {
+                            let fresh = |at: &Instant| self.now - *at < MAPPING;
+                            mapping.port == destination.port()
+                                && fresh(&mapping.used)
+                                && match nat {
+                                    Nat::Open | Nat::FullCone => true,
+                                    Nat::AddressRestricted => mapping.to.iter().any(|(to, at)| to.ip() == source.ip() && fresh(at)),
+                                    Nat::PortRestricted | Nat::Symmetric => mapping.to.iter().any(|(to, at)| *to == source && fresh(at)),
+                                }
+                        }))
             }
         })
     }
@@ -284,6 +300,9 @@ impl Net {
         let Some(to) = self.inbound(source, destination) else { return };
         let cut = self.cut.contains(&(from.min(to), from.max(to)));
         if self.hosts[to].alive && !cut {
+            if self.hosts[to].forwarded == Some(destination.port()) {
+                self.hosts[to].came_in.insert(source);
+            }
             let entry = self.hosts[to].received.entry(source).or_default();
             *entry = (entry.0 + 1, entry.1 + datagram.len() as u64);
             self.inject(to, source, &datagram);
