@@ -2,6 +2,7 @@
 //!
 //! A simulation is a function of a seed and a scenario: the same pair gives the same result, to the last datagram.
 
+pub mod internet;
 pub mod nat;
 pub mod net;
 pub mod queue;

@@ -1,6 +1,6 @@
 //! The network: sites on an internet with latency and loss, translators, LANs, and virtual time.
 
-use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -8,14 +8,12 @@ use hashbrown::HashMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::nat::{Kind, Nat};
+pub use crate::internet::{HostId, RouterId};
+use crate::internet::{Cause, Departure, Internet, Plan};
+use crate::nat::Kind;
 use crate::queue::Queue;
 
-/// A machine with one UDP socket; never given out twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostId(pub usize);
-
-/// A place with one public address: a public host, or a translator with the LAN behind it.
+/// A place with one public address: a public host, or routers with the LAN behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteId(pub usize);
 
@@ -56,6 +54,8 @@ pub enum Arrival {
     Datagram {
         /// Whose socket.
         host: HostId,
+        /// To which of its ports.
+        port: u16,
         /// The sender as the host sees it, after translation.
         remote: SocketAddr,
         /// The datagram.
@@ -92,6 +92,8 @@ pub struct Drops {
     pub unroutable: u64,
     /// A translator had no mapping or its filter refused.
     pub filtered: u64,
+    /// Hops ran out.
+    pub expired: u64,
     /// The host slept.
     pub asleep: u64,
     /// The queue of a slow link was full.
@@ -100,7 +102,7 @@ pub struct Drops {
 
 /// A network of hosts on virtual time, a function of its seed and of what is asked of it.
 ///
-/// Time is the duration since the start. IPv4 only. Deliberately absent: ICMP, fragments (nothing here exceeds 1200 bytes), TCP.
+/// Time is the duration since the start. Deliberately absent: ICMP, fragments (nothing here exceeds 1200 bytes), TCP.
 #[derive(Debug)]
 pub struct Network {
     /// How datagrams fare; may be changed at any time.
@@ -109,28 +111,30 @@ pub struct Network {
     rng: ChaCha8Rng,
     now: Duration,
     queue: Queue<Event>,
+    internet: Internet,
     sites: Vec<Site>,
     hosts: Vec<Host>,
-    /// Sites by public address; a site without hosts is forgotten.
-    routes: HashMap<Ipv4Addr, SiteId>,
+    /// Sites by the router on the internet's side, which is not the one on the hosts' side where one is behind another.
+    gates: HashMap<RouterId, SiteId>,
     drops: Drops,
 }
 
 #[derive(Debug)]
 struct Site {
-    address: Ipv4Addr,
-    nat: Option<Nat>,
+    plan: Plan,
+    /// The router that its hosts stand behind.
+    router: Option<RouterId>,
     hosts: Vec<HostId>,
-    /// Hosts ever added: no inner address is given out twice.
-    added: usize,
     partition: u32,
+    /// Probability that a datagram is lost on its uplink, beside [`Links::loss`].
+    loss: f64,
 }
 
 #[derive(Debug)]
 struct Host {
     site: SiteId,
-    /// As the host itself sees it.
-    address: SocketAddrV4,
+    /// As the host itself sees them, IPv4 first.
+    addresses: Vec<SocketAddr>,
     asleep: bool,
     wake_at: Option<Duration>,
     up: Option<Pipe>,
@@ -149,14 +153,16 @@ struct Pipe {
 enum Event {
     /// On the internet, about to reach a public address.
     Arriving {
-        to: SocketAddrV4,
-        from: SocketAddrV4,
+        to: SocketAddr,
+        from: SocketAddr,
+        ttl: u8,
         payload: Bytes,
     },
     /// Behind every translator and queue but the host's own.
     Delivered {
         to: HostId,
-        from: SocketAddrV4,
+        port: u16,
+        from: SocketAddr,
         payload: Bytes,
     },
     Wake(HostId),
@@ -171,9 +177,10 @@ impl Network {
             rng: ChaCha8Rng::seed_from_u64(seed),
             now: Duration::ZERO,
             queue: Queue::default(),
+            internet: Internet::default(),
             sites: Vec::new(),
             hosts: Vec::new(),
-            routes: HashMap::new(),
+            gates: HashMap::new(),
             drops: Drops::default(),
         }
     }
@@ -183,11 +190,20 @@ impl Network {
         self.now
     }
 
-    /// Adds a place: behind a translator of `kind`, or one public host.
+    /// Adds a place: behind a router of `kind`, or one public host.
     pub fn add_site(&mut self, kind: Option<Kind>) -> SiteId {
+        self.add_site_behind(kind.as_slice(), false)
+    }
+
+    /// Adds a place whose hosts stand behind `kinds`, the innermost first, or one public host; `v6`: with IPv6, too.
+    pub fn add_site_behind(&mut self, kinds: &[Kind], v6: bool) -> SiteId {
         let id = SiteId(self.sites.len());
-        let address = public_address(id);
-        self.sites.push(Site { address, nat: kind.map(Nat::new), hosts: Vec::new(), added: 0, partition: 0 });
+        let plan = Plan::new(u32::try_from(id.0).expect("fewer than 2^26 sites"), public_address(id), kinds, v6);
+        let router = plan.build(&mut self.internet);
+        if let Some(Err(outermost)) = self.internet.gate(plan.address.into()) {
+            self.gates.insert(outermost, id);
+        }
+        self.sites.push(Site { plan, router, hosts: Vec::new(), partition: 0, loss: 0.0 });
         id
     }
 
@@ -196,20 +212,14 @@ impl Network {
     /// # Panics
     /// If `site` is public and has its host already, or if more than 200 hosts were added to it.
     pub fn add_host(&mut self, site: SiteId) -> HostId {
-        let id = HostId(self.hosts.len());
         let place = &mut self.sites[site.0];
-        let ip = if place.nat.is_some() {
-            private_address(site, place.added)
-        } else {
-            assert!(place.hosts.is_empty(), "a public site has one host");
-            place.address
-        };
-        place.added += 1;
+        assert!(place.router.is_some() || place.hosts.is_empty(), "a public site has one host");
+        let addresses = place.plan.next_addresses();
+        let id = self.internet.add_host(place.router, &addresses);
         place.hosts.push(id);
-        self.routes.insert(place.address, site);
         self.hosts.push(Host {
             site,
-            address: SocketAddrV4::new(ip, HOST_PORT),
+            addresses: addresses.into_iter().map(|ip| SocketAddr::new(ip, HOST_PORT)).collect(),
             asleep: false,
             wake_at: None,
             up: None,
@@ -222,17 +232,29 @@ impl Network {
     /// Takes a host away: what is on its way to it is dropped. Its counters stay.
     pub fn remove_host(&mut self, host: HostId) {
         self.set_asleep(host, true);
+        self.internet.detach(host);
         let site = &mut self.sites[self.hosts[host.0].site.0];
         site.hosts.retain(|other| *other != host);
-        if site.hosts.is_empty() {
-            self.routes.remove(&site.address);
-            site.nat = None;
+        if let (true, Some(router)) = (site.hosts.is_empty(), site.router) {
+            self.internet.unroute(router);
+            // Its flows need no room any more.
+            self.internet.nat_mut(router).rebind(&mut self.rng);
         }
     }
 
     /// The address of the host's socket, as the host itself sees it.
     pub fn address(&self, host: HostId) -> SocketAddr {
-        self.hosts[host.0].address.into()
+        self.hosts[host.0].addresses[0]
+    }
+
+    /// The addresses of the host's sockets, as the host itself sees them: IPv4, then IPv6 if it has that.
+    pub fn addresses(&self, host: HostId) -> &[SocketAddr] {
+        &self.hosts[host.0].addresses
+    }
+
+    /// Loses so many of the datagrams that pass the uplink of `site`, each way, beside what [`Links::loss`] says.
+    pub fn set_loss(&mut self, site: SiteId, probability: f64) {
+        self.sites[site.0].loss = probability;
     }
 
     /// The place where a host is.
@@ -240,10 +262,10 @@ impl Network {
         self.hosts[host.0].site
     }
 
-    /// Reboots the translator of `site`, if it has one: its mappings are lost.
+    /// Reboots the router of `site` that its hosts stand behind, if it has one: its mappings are lost.
     pub fn rebind(&mut self, site: SiteId) {
-        if let Some(nat) = &mut self.sites[site.0].nat {
-            nat.rebind(&mut self.rng);
+        if let Some(router) = self.sites[site.0].router {
+            self.internet.nat_mut(router).rebind(&mut self.rng);
         }
     }
 
@@ -303,45 +325,52 @@ impl Network {
 
     /// Sends a datagram from the socket of `host`. O(log n).
     pub fn send(&mut self, host: HostId, destination: SocketAddr, payload: Bytes) {
+        self.send_from(host, HOST_PORT, destination, TTL, payload);
+    }
+
+    /// As [`Network::send`], from any port of the host and with `ttl` hops.
+    pub fn send_from(&mut self, host: HostId, port: u16, destination: SocketAddr, ttl: u8, payload: Bytes) {
         let size = payload.len() as u64 + HEADERS;
         let now = self.now;
         let sender = &mut self.hosts[host.0];
         sender.traffic.sent += 1;
         sender.traffic.sent_bytes += size;
-        let (from, site_id) = (sender.address, sender.site);
+        let site = sender.site;
         let Some(queued) = sender.up.as_mut().map_or(Some(Duration::ZERO), |pipe| pipe.queue(now, size)) else {
             self.drops.queue_full += 1;
             return;
         };
-        let SocketAddr::V4(to) = destination else {
+        let Some(mut from) = sender.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4()) else {
             self.drops.unroutable += 1;
             return;
         };
-        let site = &mut self.sites[site_id.0];
-        if to.ip().is_multicast() {
-            for i in 0..site.hosts.len() {
-                let neighbour = self.sites[site_id.0].hosts[i];
-                if neighbour != host {
-                    self.queue.push(now + queued + LAN_LATENCY, Event::Delivered { to: neighbour, from, payload: payload.clone() });
+        from.set_port(port);
+        if destination.ip().is_multicast() {
+            let isolated = self.internet.uplink(host).is_none_or(|router| self.internet.is_isolated(router));
+            for i in 0..self.sites[site.0].hosts.len() {
+                let neighbour = self.sites[site.0].hosts[i];
+                if neighbour != host && !isolated {
+                    let delivered = Event::Delivered { to: neighbour, port: HOST_PORT, from, payload: payload.clone() };
+                    self.queue.push(now + queued + LAN_LATENCY, delivered);
                 }
             }
-        } else if to.ip().is_private() {
-            match site.hosts.iter().find(|h| self.hosts[h.0].address == to) {
-                Some(neighbour) => self.queue.push(now + queued + LAN_LATENCY, Event::Delivered { to: *neighbour, from, payload }),
-                None => self.drops.unroutable += 1,
+            return;
+        }
+        match self.internet.depart(now, host, from, destination, ttl, &mut self.rng) {
+            Departure::Core { from, to, ttl } => self.cross(site, (from, to, ttl), queued, payload),
+            Departure::Local(delivery) => {
+                let delivered = Event::Delivered { to: delivery.host, port: delivery.local.port(), from: delivery.remote, payload };
+                self.queue.push(now + queued + LAN_LATENCY, delivered);
             }
-        } else {
-            let from = match &mut site.nat {
-                None => from,
-                Some(nat) => match nat.outbound(now, from, to, &mut self.rng) {
-                    Some(port) => SocketAddrV4::new(site.address, port),
-                    None => {
-                        self.drops.filtered += 1;
-                        return;
-                    }
-                },
-            };
-            self.cross(site_id, from, to, queued, payload);
+            Departure::Dropped(cause) => self.count(cause),
+        }
+    }
+
+    const fn count(&mut self, cause: Cause) {
+        match cause {
+            Cause::Unroutable => self.drops.unroutable += 1,
+            Cause::Filtered => self.drops.filtered += 1,
+            Cause::Expired => self.drops.expired += 1,
         }
     }
 
@@ -350,8 +379,8 @@ impl Network {
         while let Some((at, event)) = self.queue.pop(until) {
             self.now = at;
             let arrival = match event {
-                Event::Arriving { to, from, payload } => self.on_arriving(to, from, payload),
-                Event::Delivered { to, from, payload } => self.on_delivered(to, from, payload),
+                Event::Arriving { to, from, ttl, payload } => self.on_arriving(to, from, ttl, payload),
+                Event::Delivered { to, port, from, payload } => self.on_delivered(to, port, from, payload),
                 Event::Wake(host) => self.on_wake(host),
             };
             if arrival.is_some() {
@@ -363,8 +392,8 @@ impl Network {
     }
 
     /// Carries a datagram over the internet, from behind the sender's translator to the receiver's public address.
-    fn cross(&mut self, site: SiteId, from: SocketAddrV4, to: SocketAddrV4, queued: Duration, payload: Bytes) {
-        let Some(&destination) = self.routes.get(to.ip()) else {
+    fn cross(&mut self, site: SiteId, (from, to, ttl): (SocketAddr, SocketAddr, u8), queued: Duration, payload: Bytes) {
+        let Some(destination) = self.site_at(to.ip()) else {
             self.drops.unroutable += 1;
             return;
         };
@@ -372,11 +401,7 @@ impl Network {
             self.drops.partitioned += 1;
             return;
         }
-        if site == destination && self.sites[site.0].nat.as_ref().is_some_and(|nat| !nat.kind().hairpin) {
-            self.drops.filtered += 1;
-            return;
-        }
-        if self.happens(self.links.loss) {
+        if [self.links.loss, self.sites[site.0].loss, self.sites[destination.0].loss].iter().any(|loss| self.happens(*loss)) {
             self.drops.lost += 1;
             return;
         }
@@ -384,33 +409,40 @@ impl Network {
         let base = self.now + queued + self.latency(site, destination);
         if self.happens(self.links.duplication) {
             let at = base + self.up_to(self.links.jitter);
-            self.queue.push(at, Event::Arriving { to, from, payload: payload.clone() });
+            self.queue.push(at, Event::Arriving { to, from, ttl, payload: payload.clone() });
         }
         let held_back = if self.happens(self.links.reordering) { self.up_to(HELD_BACK) } else { Duration::ZERO };
         let at = base + self.up_to(self.links.jitter) + held_back;
-        self.queue.push(at, Event::Arriving { to, from, payload });
+        self.queue.push(at, Event::Arriving { to, from, ttl, payload });
     }
 
-    fn on_arriving(&mut self, to: SocketAddrV4, from: SocketAddrV4, payload: Bytes) -> Option<Arrival> {
-        let Some(site) = self.routes.get(to.ip()).map(|site| &self.sites[site.0]) else {
-            self.drops.unroutable += 1;
-            return None;
+    /// The site that the internet routes `address` to.
+    fn site_at(&self, address: IpAddr) -> Option<SiteId> {
+        match self.internet.gate(address)? {
+            Ok(host) => Some(self.hosts[host.0].site),
+            Err(router) => self.gates.get(&router).copied(),
+        }
+    }
+
+    fn on_arriving(&mut self, to: SocketAddr, from: SocketAddr, ttl: u8, payload: Bytes) -> Option<Arrival> {
+        let delivery = match self.internet.arrive(self.now, from, to, ttl) {
+            Ok(delivery) => delivery,
+            Err(cause) => {
+                self.count(cause);
+                return None;
+            }
         };
-        let inner = site.nat.as_ref().map_or(Some(to), |nat| nat.inbound(self.now, from, to.port()));
-        let Some(host) = inner.and_then(|inner| site.hosts.iter().find(|h| self.hosts[h.0].address == inner).copied()) else {
-            self.drops.filtered += 1;
-            return None;
-        };
+        let (host, port) = (delivery.host, delivery.local.port());
         let size = payload.len() as u64 + HEADERS;
         match self.hosts[host.0].down.as_mut().map_or(Some(Duration::ZERO), |pipe| pipe.queue(self.now, size)) {
             None => self.drops.queue_full += 1,
-            Some(Duration::ZERO) => return self.on_delivered(host, from, payload),
-            Some(queued) => self.queue.push(self.now + queued, Event::Delivered { to: host, from, payload }),
+            Some(Duration::ZERO) => return self.on_delivered(host, port, delivery.remote, payload),
+            Some(queued) => self.queue.push(self.now + queued, Event::Delivered { to: host, port, from: delivery.remote, payload }),
         }
         None
     }
 
-    fn on_delivered(&mut self, to: HostId, from: SocketAddrV4, payload: Bytes) -> Option<Arrival> {
+    fn on_delivered(&mut self, to: HostId, port: u16, from: SocketAddr, payload: Bytes) -> Option<Arrival> {
         let host = &mut self.hosts[to.0];
         if host.asleep {
             self.drops.asleep += 1;
@@ -418,7 +450,7 @@ impl Network {
         }
         host.traffic.received += 1;
         host.traffic.received_bytes += payload.len() as u64 + HEADERS;
-        Some(Arrival::Datagram { host: to, remote: from.into(), payload })
+        Some(Arrival::Datagram { host: to, port, remote: from, payload })
     }
 
     fn on_wake(&mut self, id: HostId) -> Option<Arrival> {
@@ -475,12 +507,6 @@ fn public_address(site: SiteId) -> Ipv4Addr {
     Ipv4Addr::from_bits((64 << 24) | (n.wrapping_mul(0x009e_3779).wrapping_add(0x0155_5555) & 0x03ff_ffff))
 }
 
-/// The address of the `n`-th host of a LAN. Many LANs use the same few networks, as they do at home.
-fn private_address(site: SiteId, n: usize) -> Ipv4Addr {
-    let host = u8::try_from(n + 2).ok().filter(|host| *host <= 201).expect("at most 200 hosts in a LAN");
-    Ipv4Addr::new(192, 168, [0, 1, 178][site.0 % 3], host)
-}
-
 /// SplitMix64's output function: spreads close numbers over the whole range.
 const fn mix(n: u64) -> u64 {
     let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -491,6 +517,8 @@ const fn mix(n: u64) -> u64 {
 
 /// The UDP port of every host.
 pub const HOST_PORT: u16 = 4242;
+/// Hops of a datagram that asks for no other number.
+pub const TTL: u8 = 64;
 /// Bytes of the IPv4 and UDP headers of a datagram.
 pub const HEADERS: u64 = 28;
 /// Longest that a reordered datagram is held back.

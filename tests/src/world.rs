@@ -10,7 +10,7 @@ use peers_wire::{Packet, PacketId, PeerId, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-use crate::net::{Arrival, HostId, Links, Network, SiteId};
+use crate::net::{Arrival, HOST_PORT, HostId, Links, Network, SiteId};
 
 /// Peers on a [`Network`], driven as the real driver drives them: one input, then everything that follows from it.
 ///
@@ -181,7 +181,8 @@ impl World {
             }
             match self.network.next(until)? {
                 Arrival::Datagram { host, .. } if self.peers[host.0].is_none() => {}
-                Arrival::Datagram { host, remote, payload } => {
+                Arrival::Datagram { host, port, .. } if port != HOST_PORT => debug_assert!(false, "{host:?} has no socket at port {port}"),
+                Arrival::Datagram { host, remote, payload, .. } => {
                     self.with(host, |stack, now, wall| stack.handle_datagram(now, wall, remote, payload));
                 }
                 Arrival::Wake { host } => self.on_wake(host),
