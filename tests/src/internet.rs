@@ -164,15 +164,7 @@ impl Internet {
     }
 
     /// A datagram leaves the endpoint `from` of a host towards `to` with `ttl` hops: as far as the middle of the internet.
-    pub fn depart(
-        &mut self,
-        now: Duration,
-        host: HostId,
-        from: SocketAddr,
-        to: SocketAddr,
-        mut ttl: u8,
-        rng: &mut impl Rng,
-    ) -> Departure {
+    pub fn depart(&mut self, now: Duration, host: HostId, from: SocketAddr, to: SocketAddr, mut ttl: u8, rng: &mut impl Rng) -> Departure {
         let (mut from, mut at) = (from, self.hosts[host.0].uplink);
         let mut below = Node::Host(host);
         while let Some(id) = at {
@@ -249,7 +241,7 @@ impl Internet {
 /// Whether the core of the internet routes to `address`.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(ip) => !ip.is_private() && !(ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
+        IpAddr::V4(ip) => !(ip.is_private() || ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
         IpAddr::V6(ip) => !ip.is_unique_local() && !ip.is_unicast_link_local(),
     }
 }
@@ -425,7 +417,7 @@ mod tests {
             let ((host, ip), server) = (lab.hosts[0], lab.servers[0]);
             assert_eq!(lab.internet.depth(host), depth);
             let own = SocketAddr::new(ip, 5000);
-            let mut sent = |lab: &mut Laboratory, ttl| lab.internet.depart(Duration::ZERO, host, own, server, ttl, &mut lab.rng);
+            let sent = |lab: &mut Laboratory, ttl| lab.internet.depart(Duration::ZERO, host, own, server, ttl, &mut lab.rng);
             assert_eq!(sent(&mut lab, depth), Departure::Dropped(Cause::Expired), "{label}: one hop short of the last router");
             assert!(!lab.comes(server, SocketAddr::new(number(2).into(), 5000), 5000));
             assert_eq!(sent(&mut lab, depth + 1), Departure::Dropped(Cause::Expired), "{label}: in the core");

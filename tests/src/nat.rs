@@ -152,30 +152,33 @@ impl Kind {
 
     /// Sets an option as netlab writes it: `hairpin remap udp stream ports maxflows isolate stray`, and `step` of a sequential one; returns whether there is such an option.
     fn set(&mut self, key: &str, value: &str) -> bool {
-        let seconds = || value.parse().ok().map(Duration::from_secs);
-        let set = match (key, value) {
-            ("hairpin" | "remap" | "isolate", "0" | "1") => {
-                let flag = value == "1";
-                match key {
-                    "hairpin" => self.hairpin = flag,
-                    "remap" => self.remap = flag,
-                    _ => self.isolate = flag,
-                }
-                Some(())
-            }
-            ("udp", _) => seconds().map(|time| self.lifetime.unreplied = time),
-            ("stream", _) => seconds().map(|time| self.lifetime.stream = time),
-            ("maxflows", _) => value.parse().ok().map(|most| self.max_flows = Some(most)),
-            ("step", _) => value.parse().ok().filter(|step| *step > 0).map(|step| self.ports = Ports::Sequential { step }),
-            ("stray", "drop" | "reject") => Some(self.stray = Stray::Drop),
-            ("stray", "accept") => Some(self.stray = Stray::Accept),
-            ("ports", _) => value.split_once('-').and_then(|(low, high)| {
-                self.range = (low.parse().ok()?, high.parse().ok()?);
-                (self.range.0 <= self.range.1).then_some(())
-            }),
+        let flag = match value {
+            "0" => Some(false),
+            "1" => Some(true),
             _ => None,
         };
-        set.is_some()
+        let seconds = value.parse().ok().map(Duration::from_secs);
+        match (key, flag, seconds) {
+            ("hairpin", Some(flag), _) => self.hairpin = flag,
+            ("remap", Some(flag), _) => self.remap = flag,
+            ("isolate", Some(flag), _) => self.isolate = flag,
+            ("udp", _, Some(time)) => self.lifetime.unreplied = time,
+            ("stream", _, Some(time)) => self.lifetime.stream = time,
+            ("stray", ..) if matches!(value, "drop" | "reject") => self.stray = Stray::Drop,
+            ("stray", ..) if value == "accept" => self.stray = Stray::Accept,
+            ("maxflows", ..) => return value.parse().map(|most| self.max_flows = Some(most)).is_ok(),
+            ("step", ..) => match value.parse() {
+                Ok(step @ 1..) => self.ports = Ports::Sequential { step },
+                _ => return false,
+            },
+            ("ports", ..) => {
+                let range = value.split_once('-').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+                let Some(range) = range.filter(|(low, high)| low <= high) else { return false };
+                self.range = range;
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// The routers that `text` names in the language of netlab, the innermost first: `symmetric ports=20000-20511`, `double outer=port-restricted`.
@@ -223,6 +226,8 @@ pub struct Nat {
     owners: HashMap<u16, (SocketAddr, Duration)>,
     /// What is open to others than those that were sent to, by what matters of them and the port.
     doors: HashMap<(RemoteKey, u16), (SocketAddr, Duration)>,
+    /// Ports that were mapped to an inner endpoint for everyone.
+    forwarded: HashMap<u16, SocketAddr>,
     last_port: u16,
     /// Number of flows at which what has expired is removed.
     sweep_at: usize,
@@ -253,6 +258,7 @@ impl Nat {
             mappings: HashMap::new(),
             owners: HashMap::new(),
             doors: HashMap::new(),
+            forwarded: HashMap::new(),
             last_port: first_port(address, kind.range),
             sweep_at: MIN_SWEEP,
         }
@@ -316,6 +322,11 @@ impl Nat {
         if !self.translates(public) {
             return None;
         }
+        if let Some(inner) = self.forwarded.get(&public.port()).copied().filter(|_| forwards) {
+            self.outward.insert((inner, remote), public);
+            self.track(now, remote, public, Some(inner), true);
+            return Some(inner);
+        }
         let door = self.doors.get(&(self.kind.filtering.key(remote), public.port())).filter(|(_, until)| now < *until);
         if let Some((inner, _)) = door.copied() {
             if !forwards {
@@ -351,13 +362,19 @@ impl Nat {
         Some((self.outbound(now, inner, public, rng)?, target))
     }
 
-    /// Loses every flow, and chooses other ports from now on, as a reboot does.
+    /// Maps `port` to `inner` for everyone, as a person or PCP (RFC 6887) may ask a router to.
+    pub fn forward(&mut self, port: u16, inner: SocketAddr) {
+        self.forwarded.insert(port, inner);
+    }
+
+    /// Loses every flow and forwarded port, and chooses other ports from now on, as a reboot does.
     pub fn rebind(&mut self, rng: &mut impl Rng) {
         self.flows.clear();
         self.outward.clear();
         self.mappings.clear();
         self.owners.clear();
         self.doors.clear();
+        self.forwarded.clear();
         self.scramble ^= rng.random_range(1..128) << 1;
         self.last_port = rng.random_range(self.kind.range.0..=self.kind.range.1);
     }
@@ -365,6 +382,11 @@ impl Nat {
     /// How many flows of the inner host `host` are tracked.
     pub fn flows_of(&self, now: Duration, host: IpAddr) -> usize {
         self.flows.values().filter(|flow| now < flow.until && flow.inner.is_some_and(|inner| inner.ip() == host)).count()
+    }
+
+    /// How many flows of inner hosts, expired ones that were not removed included, leave from `public`.
+    pub fn flows_from(&self, public: SocketAddr) -> usize {
+        self.flows.iter().filter(|((_, known), flow)| *known == public && flow.inner.is_some()).count()
     }
 
     const fn translates(&self, endpoint: SocketAddr) -> bool {
@@ -463,9 +485,10 @@ impl Nat {
     fn is_free(&self, now: Duration, remote: SocketAddr, public: SocketAddr, shared: bool) -> bool {
         let port = public.port();
         let alive = |(_, until): &(SocketAddr, Duration)| now < *until;
-        self.flow(now, remote, public).is_none()
-            && !(shared && self.owners.get(&port).is_some_and(alive))
-            && !self.doors.get(&(self.kind.filtering.key(remote), port)).is_some_and(alive)
+        let shut = shared && self.owners.get(&port).is_some_and(alive);
+        let open = self.doors.get(&(self.kind.filtering.key(remote), port)).is_some_and(alive);
+        let taken = self.flow(now, remote, public).is_some() || self.forwarded.contains_key(&port);
+        !(taken || shut || open)
     }
 
     /// As [`Nat::preserved`]; a host that is new gets a place of its own.
@@ -597,7 +620,9 @@ mod tests {
 
     #[test]
     fn filtering_depends_on_what_rfc_4787_section_5_says() {
-        for (filtering, lifetime) in DEPENDENCES.into_iter().flat_map(|filtering| [(filtering, Lifetime::MINUTE), (filtering, Lifetime::LINUX)]) {
+        for (filtering, lifetime) in
+            DEPENDENCES.into_iter().flat_map(|filtering| [(filtering, Lifetime::MINUTE), (filtering, Lifetime::LINUX)])
+        {
             let mut nat = Bench::new(Kind { filtering, lifetime, ..Kind::FULL_CONE });
             let port = nat.out(secs(0), inner(1), outer(1, 1)).expect("ports are free");
             let mut passes = |remote| nat.within(secs(1), remote, port).is_some();
@@ -729,6 +754,18 @@ mod tests {
                 let turned = nat.0.hairpin(secs(0), inner(1), at(b), &mut nat.1);
                 assert_eq!(turned, hairpin.then_some((at(a), inner(2))), "{label}");
             }
+        }
+    }
+
+    #[test]
+    fn a_forwarded_port_is_open_to_everyone_and_answers_leave_from_it() {
+        for kind in [Kind::SYMMETRIC, Kind::PORT_RESTRICTED, Kind::linux("symmetric").expect("a kind")] {
+            let mut nat = Bench::new(kind);
+            nat.0.forward(4000, inner(1));
+            assert_ne!(nat.out(secs(0), inner(1), outer(1, 1)), Some(4000));
+            assert_eq!(nat.within(secs(0), outer(2, 2), 4000), Some(inner(1)));
+            assert_eq!(nat.out(secs(0), inner(1), outer(2, 2)), Some(4000));
+            assert_eq!(nat.within(secs(999), outer(2, 2), 4000), Some(inner(1)), "for ever");
         }
     }
 

@@ -8,8 +8,8 @@ use hashbrown::HashMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub use crate::internet::{HostId, RouterId};
 use crate::internet::{Cause, Departure, Internet, Plan};
+pub use crate::internet::{HostId, RouterId};
 use crate::nat::Kind;
 use crate::queue::Queue;
 

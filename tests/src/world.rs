@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use peers_crypto::DeviceKey;
+use peers_nat::SocketId;
 use peers_node::{Account, Config, Event, Stack};
 use peers_wire::{Packet, PacketId, PeerId, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-use crate::net::{Arrival, HOST_PORT, HostId, Links, Network, SiteId};
+use crate::net::{Arrival, HOST_PORT, HostId, Links, Network, SiteId, TTL};
 
 /// Peers on a [`Network`], driven as the real driver drives them: one input, then everything that follows from it.
 ///
@@ -37,6 +38,8 @@ struct Peer {
     skew: i64,
     /// What it keeps on disk of its cache.
     disk: BTreeMap<PacketId, Packet>,
+    /// The ports of its auxiliary sockets.
+    sockets: BTreeMap<SocketId, u16>,
     /// The last wake and how many there were at that very time.
     last_wake: (Duration, u32),
 }
@@ -88,7 +91,8 @@ impl World {
         let account = Account::create(wall, &key, "simulated", &mut self.rng).expect("the name is short");
         let stack = Stack::new(self.base + self.now(), wall, config.clone(), key, account.clone(), self.rng.random());
         let last_wake = (Duration::ZERO, 0);
-        self.peers.push(Some(Box::new(Peer { stack, config, key_seed, account, skew, disk: BTreeMap::new(), last_wake })));
+        let (disk, sockets) = (BTreeMap::new(), BTreeMap::new());
+        self.peers.push(Some(Box::new(Peer { stack, config, key_seed, account, skew, disk, sockets, last_wake })));
         self.announce_address(host);
         host
     }
@@ -114,6 +118,7 @@ impl World {
         let peer = self.peers[host.0].as_mut().expect(GONE);
         let key = DeviceKey::from_seed(&peer.key_seed);
         peer.stack = Stack::new(now, wall, peer.config.clone(), key, peer.account.clone(), seed);
+        peer.sockets.clear();
         match restart {
             Restart::KeepsState => peer.disk.values().for_each(|packet| peer.stack.load(now, wall, packet.clone())),
             Restart::LosesCache => peer.disk.clear(),
@@ -181,9 +186,14 @@ impl World {
             }
             match self.network.next(until)? {
                 Arrival::Datagram { host, .. } if self.peers[host.0].is_none() => {}
-                Arrival::Datagram { host, port, .. } if port != HOST_PORT => debug_assert!(false, "{host:?} has no socket at port {port}"),
-                Arrival::Datagram { host, remote, payload, .. } => {
+                Arrival::Datagram { host, port: HOST_PORT, remote, payload } => {
                     self.with(host, |stack, now, wall| stack.handle_datagram(now, wall, remote, payload));
+                }
+                Arrival::Datagram { host, port, remote, payload } => {
+                    let sockets = &self.peers[host.0].as_ref().expect(GONE).sockets;
+                    if let Some(socket) = sockets.iter().find(|(_, known)| **known == port).map(|(socket, _)| *socket) {
+                        self.with(host, |stack, now, wall| stack.handle_auxiliary(now, wall, socket, remote, payload));
+                    }
                 }
                 Arrival::Wake { host } => self.on_wake(host),
             }
@@ -209,8 +219,8 @@ impl World {
     }
 
     fn announce_address(&mut self, host: HostId) {
-        let address = self.network.address(host);
-        self.with(host, |stack, now, wall| stack.set_local_addresses(now, wall, &[address]));
+        let addresses = self.network.addresses(host).to_vec();
+        self.with(host, |stack, now, wall| stack.set_local_addresses(now, wall, &addresses));
     }
 
     /// Passes on what a stack has to say, and sees to its next timeout.
@@ -218,7 +228,21 @@ impl World {
         let peer = self.peers[host.0].as_mut().expect(GONE);
         while let Some(transmit) = peer.stack.poll_transmit() {
             assert!(transmit.payload.len() <= MAX_DATAGRAM, "peer {host:?} sends {} bytes in one datagram", transmit.payload.len());
-            self.network.send(host, transmit.destination, transmit.payload);
+            let port = match transmit.socket {
+                SocketId::MAIN => HOST_PORT,
+                socket => match peer.sockets.get(&socket) {
+                    Some(port) => *port,
+                    None => {
+                        let port = free_port(&peer.sockets, &mut self.rng);
+                        peer.sockets.insert(socket, port);
+                        port
+                    }
+                },
+            };
+            self.network.send_from(host, port, transmit.destination, transmit.ttl.unwrap_or(TTL), transmit.payload);
+        }
+        while let Some(socket) = peer.stack.poll_closed() {
+            peer.sockets.remove(&socket);
         }
         while let Some(event) = peer.stack.poll_event() {
             match event {
@@ -241,6 +265,16 @@ impl World {
     }
 }
 
+/// A port that none of `sockets` has.
+fn free_port(sockets: &BTreeMap<SocketId, u16>, rng: &mut ChaCha20Rng) -> u16 {
+    loop {
+        let port = rng.random_range(AUXILIARY_PORTS);
+        if !sockets.values().any(|taken| *taken == port) {
+            return port;
+        }
+    }
+}
+
 /// Rounded up to a millisecond, as the timer of the real driver does.
 fn whole_millis(at: Duration) -> Duration {
     Duration::from_millis(u64::try_from(at.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
@@ -252,6 +286,8 @@ fn skewed(wall: Timestamp, skew: i64) -> Timestamp {
 
 /// Wall time at the start of every simulation: 2026-01-01.
 const EPOCH: Timestamp = Timestamp(1_767_225_600_000);
+/// Where the system opens sockets that ask for no port, as Linux does.
+const AUXILIARY_PORTS: core::ops::Range<u16> = 32_768..61_000;
 /// Largest datagram any peer may send.
 const MAX_DATAGRAM: usize = 1200;
 /// Timeouts of one peer at one instant: more is a peer that would spin for ever.

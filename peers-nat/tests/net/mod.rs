@@ -2,23 +2,32 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../../../tests/src/internet.rs"]
+#[allow(unreachable_pub, reason = "it is part of a library elsewhere")]
+pub(crate) mod internet;
+#[path = "../../../tests/src/nat.rs"]
+#[allow(unreachable_pub, reason = "it is part of a library elsewhere")]
+pub(crate) mod nat;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use internet::{Departure, HostId, Internet};
+use nat::Kind;
 use peers_crypto::DeviceKey;
-use peers_nat::{Agent, BEACON_PORT, Config, Event, Path};
+use peers_nat::{Agent, BEACON_PORT, Config, Event, Path, SocketId};
 use peers_wire::{PeerId, Timestamp};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-/// What stands between a host and the others. Mappings expire after 60 s without outbound traffic.
+/// What stands between a host and the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nat {
     /// A public address.
     Open,
-    /// Endpoint-independent mapping and filtering.
+    /// Endpoint-independent mapping and filtering. This one and the next three choose ports at random; their mappings expire after 60 s without outbound traffic.
     FullCone,
     /// Endpoint-independent mapping, address-dependent filtering.
     AddressRestricted,
@@ -26,17 +35,28 @@ pub(crate) enum Nat {
     PortRestricted,
     /// Address-and-port-dependent mapping and filtering.
     Symmetric,
+    /// Routers that netlab can build, in its language: `symmetric-sequential`, `double outer=port-restricted`; with `v6`, the host has IPv6, too.
+    Linux(&'static str),
 }
 
-const MAPPING: Duration = Duration::from_secs(60);
+impl Nat {
+    /// The routers, the innermost first.
+    fn kinds(self) -> Vec<Kind> {
+        match self {
+            Self::Open => Vec::new(),
+            Self::FullCone => vec![Kind::FULL_CONE],
+            Self::AddressRestricted => vec![Kind::ADDRESS_RESTRICTED],
+            Self::PortRestricted => vec![Kind::PORT_RESTRICTED],
+            Self::Symmetric => vec![Kind::SYMMETRIC],
+            Self::Linux(label) => Kind::parse(label.trim_end_matches(" v6")).unwrap(),
+        }
+    }
+}
+
+/// Port of a host's main socket.
 const PORT: u16 = 4000;
-
-struct Mapping {
-    port: u16,
-    /// Outbound traffic, by destination.
-    to: BTreeMap<SocketAddr, Instant>,
-    used: Instant,
-}
+/// Hops of a datagram that asks for no other number.
+const TTL: u8 = 64;
 
 pub(crate) struct Host {
     pub(crate) agent: Agent,
@@ -45,14 +65,12 @@ pub(crate) struct Host {
     pub(crate) sent: BTreeMap<SocketAddr, (u64, u64)>,
     pub(crate) received: BTreeMap<SocketAddr, (u64, u64)>,
     pub(crate) alive: bool,
+    /// Its open sockets and their ports; the main one is always open.
+    pub(crate) sockets: BTreeMap<SocketId, u16>,
+    /// Most sockets that were open at once, the main one included.
+    pub(crate) most_sockets: usize,
     nat: Nat,
-    public: IpAddr,
-    inside: SocketAddr,
-    mappings: BTreeMap<Option<SocketAddr>, Mapping>,
-    next_port: u16,
-    /// A port that the NAT maps to the host for everyone, and who came in by it.
-    forwarded: Option<u16>,
-    came_in: BTreeSet<SocketAddr>,
+    inside: Vec<SocketAddr>,
 }
 
 /// A datagram under way.
@@ -60,7 +78,18 @@ struct Flight {
     from: usize,
     source: SocketAddr,
     destination: SocketAddr,
+    stage: Stage,
     datagram: Bytes,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    /// On the internet, with hops left.
+    Core(u8),
+    /// In the LAN of a host, at its door.
+    Local(usize),
+    /// To everyone, whatever LAN they are in.
+    Multicast,
 }
 
 pub(crate) struct Net {
@@ -76,6 +105,7 @@ pub(crate) struct Net {
     pub(crate) keys: Vec<DeviceKey>,
     /// What was sent: source, destination, datagram.
     pub(crate) tap: Vec<(SocketAddr, SocketAddr, Bytes)>,
+    internet: Internet,
     rng: ChaCha20Rng,
     flying: BTreeMap<(Instant, u64), Flight>,
     number: u64,
@@ -100,6 +130,7 @@ impl Net {
             cut: BTreeSet::new(),
             keys: Vec::new(),
             tap: Vec::new(),
+            internet: Internet::default(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             flying: BTreeMap::new(),
             number: 0,
@@ -119,31 +150,54 @@ impl Net {
     }
 
     pub(crate) fn add_with(&mut self, nat: Nat, config: Config) -> usize {
-        let n = self.hosts.len();
-        let low = u8::try_from(n % 250).unwrap() + 1;
-        let high = u8::try_from(n / 250).unwrap();
-        let public = IpAddr::from(Ipv4Addr::new(50, 0, high, low));
-        let inside = match nat {
-            Nat::Open => SocketAddr::new(public, PORT),
-            _ => SocketAddr::new(Ipv4Addr::new(10, 0, high, low).into(), PORT),
+        let [_, _, high, low] = self.numbers();
+        let mut uplink = None;
+        for (depth, kind) in nat.kinds().iter().rev().enumerate() {
+            let address = if depth == 0 { [50, 0, high, low] } else { [100, 64, high, low] };
+            uplink = Some(self.internet.add_router(*kind, uplink, Ipv4Addr::from(address).into()));
+        }
+        let public = [10 + 40 * u8::from(uplink.is_none()), 0, high, low];
+        let public = match nat.kinds()[..] {
+            [kind] if !kind.translates => [51, 0, high, low],
+            _ => public,
         };
+        self.add_at(nat, uplink, public, config)
+    }
+
+    /// A host in the LAN of another.
+    pub(crate) fn add_beside(&mut self, other: usize, config: Config) -> usize {
+        let (nat, uplink, [_, _, high, low]) = (self.hosts[other].nat, self.internet.uplink(HostId(other)), self.numbers());
+        assert!(uplink.is_some(), "a public host has no LAN");
+        self.add_at(nat, uplink, [10, 0, high, low], config)
+    }
+
+    /// Four bytes that tell the next host from the others.
+    fn numbers(&self) -> [u8; 4] {
+        let n = self.hosts.len();
+        [0, 0, u8::try_from(n / 250).unwrap(), u8::try_from(n % 250).unwrap() + 1]
+    }
+
+    fn add_at(&mut self, nat: Nat, uplink: Option<internet::RouterId>, address: [u8; 4], config: Config) -> usize {
+        let n = self.hosts.len();
+        let v6 = matches!(nat, Nat::Linux(label) if label.ends_with(" v6"));
+        let v6 = v6.then(|| IpAddr::V6(Ipv6Addr::new(0x2a00, 0x11, u16::try_from(n).unwrap(), 0, 0, 0, 0, 2)));
+        let addresses: Vec<IpAddr> = core::iter::once(IpAddr::from(address)).chain(v6).collect();
+        assert_eq!(self.internet.add_host(uplink, &addresses), HostId(n));
+        let inside: Vec<SocketAddr> = addresses.into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect();
         let key = DeviceKey::generate(&mut self.rng);
         self.keys.push(key.clone());
         let mut agent = Agent::new(self.now, config, key, self.rng.random());
-        agent.set_local_addresses(self.now, &[inside]);
+        agent.set_local_addresses(self.now, &inside);
         self.hosts.push(Host {
             agent,
             events: Vec::new(),
             sent: BTreeMap::new(),
             received: BTreeMap::new(),
             alive: true,
+            sockets: BTreeMap::from([(SocketId::MAIN, PORT)]),
+            most_sockets: 1,
             nat,
-            public,
             inside,
-            mappings: BTreeMap::new(),
-            next_port: 20_000,
-            forwarded: None,
-            came_in: BTreeSet::new(),
         });
         self.drain(n);
         n
@@ -152,22 +206,26 @@ impl Net {
     /// A new process with the old key on the same host.
     pub(crate) fn restart(&mut self, n: usize) {
         let mut agent = Agent::new(self.now, Self::config(), self.keys[n].clone(), self.rng.random());
-        agent.set_local_addresses(self.now, &[self.hosts[n].inside]);
+        agent.set_local_addresses(self.now, &self.hosts[n].inside);
+        self.hosts[n].sockets = BTreeMap::from([(SocketId::MAIN, PORT)]);
         self.hosts[n].agent = agent;
         self.hosts[n].events.clear();
         self.hosts[n].alive = true;
     }
 
-    /// The NAT of a host forgets all mappings, and uses other ports from now on.
+    /// The router next to a host forgets all mappings, and uses other ports from now on.
     pub(crate) fn reboot_nat(&mut self, n: usize) {
-        self.hosts[n].mappings.clear();
-        self.hosts[n].next_port += 1000;
+        if let Some(router) = self.internet.uplink(HostId(n)) {
+            self.internet.nat_mut(router).rebind(&mut self.rng);
+        }
     }
 
-    /// The NAT of a host maps a port for everyone, as PCP or a person asked it to; returns where.
+    /// The router next to a host maps a port to it for everyone, as PCP or a person asked it to; returns where.
     pub(crate) fn forward(&mut self, n: usize, port: u16) -> SocketAddr {
-        self.hosts[n].forwarded = Some(port);
-        SocketAddr::new(self.hosts[n].public, port)
+        let router = self.internet.uplink(HostId(n)).unwrap();
+        let nat = self.internet.nat_mut(router);
+        nat.forward(port, self.hosts[n].inside[0]);
+        SocketAddr::new(nat.address(), port)
     }
 
     pub(crate) fn id(&self, n: usize) -> PeerId {
@@ -177,7 +235,7 @@ impl Net {
     /// The address of a host without NAT.
     pub(crate) fn address(&self, n: usize) -> SocketAddr {
         assert_eq!(self.hosts[n].nat, Nat::Open);
-        self.hosts[n].inside
+        self.hosts[n].inside[0]
     }
 
     pub(crate) fn connect(&mut self, from: usize, to: usize, addresses: &[SocketAddr]) {
@@ -206,8 +264,15 @@ impl Net {
 
     /// A datagram from nowhere.
     pub(crate) fn inject(&mut self, to: usize, remote: SocketAddr, datagram: &[u8]) {
-        let (now, wall) = (self.now, self.wall());
-        self.hosts[to].agent.handle_datagram(now, wall, remote, Bytes::copy_from_slice(datagram));
+        self.inject_by(to, SocketId::MAIN, remote, datagram);
+    }
+
+    fn inject_by(&mut self, to: usize, socket: SocketId, remote: SocketAddr, datagram: &[u8]) {
+        let (now, wall, datagram) = (self.now, self.wall(), Bytes::copy_from_slice(datagram));
+        match socket {
+            SocketId::MAIN => self.hosts[to].agent.handle_datagram(now, wall, remote, datagram),
+            auxiliary => self.hosts[to].agent.handle_auxiliary(now, wall, auxiliary, remote, datagram),
+        }
         self.drain(to);
     }
 
@@ -224,13 +289,7 @@ impl Net {
             }
             let entry = self.hosts[n].sent.entry(transmit.destination).or_default();
             *entry = (entry.0 + 1, entry.1 + transmit.payload.len() as u64);
-            let source = if transmit.destination.ip().is_multicast() {
-                let mut source = self.hosts[n].inside;
-                source.set_port(BEACON_PORT);
-                source
-            } else {
-                self.outbound(n, transmit.destination)
-            };
+            let Some((source, stage, destination)) = self.depart(n, &transmit) else { continue };
             self.tap.push((source, transmit.destination, transmit.payload.clone()));
             let copies = 1 + usize::from(self.rng.random_bool(self.duplicates));
             for _ in 0..copies {
@@ -239,73 +298,70 @@ impl Net {
                 }
                 let jitter = self.jitter.mul_f64(self.rng.random());
                 self.number += 1;
-                let flight = Flight { from: n, source, destination: transmit.destination, datagram: transmit.payload.clone() };
-                self.flying.insert((self.now + self.delay + jitter, self.number), flight);
+                let flight = Flight { from: n, source, destination, stage, datagram: transmit.payload.clone() };
+                let delay = if matches!(stage, Stage::Local(_)) { Duration::from_millis(1) } else { self.delay };
+                self.flying.insert((self.now + delay + jitter, self.number), flight);
             }
+        }
+        while let Some(socket) = self.hosts[n].agent.poll_closed() {
+            assert!(socket != SocketId::MAIN, "the main socket stays open");
+            self.hosts[n].sockets.remove(&socket);
         }
     }
 
-    fn outbound(&mut self, n: usize, destination: SocketAddr) -> SocketAddr {
-        let (now, host) = (self.now, &mut self.hosts[n]);
-        if host.nat == Nat::Open {
-            return host.inside;
+    /// Where a datagram seems to come from, and where it is, once it has left its host and the routers before it.
+    fn depart(&mut self, n: usize, transmit: &peers_nat::Transmit) -> Option<(SocketAddr, Stage, SocketAddr)> {
+        let (host, destination) = (&mut self.hosts[n], transmit.destination);
+        let family = |address: &&SocketAddr| address.is_ipv4() == destination.is_ipv4();
+        let mut source = host.inside.iter().find(family).copied()?;
+        if destination.ip().is_multicast() {
+            source.set_port(BEACON_PORT);
+            return Some((source, Stage::Multicast, destination));
         }
-        if let Some(port) = host.forwarded.filter(|_| host.came_in.contains(&destination)) {
-            return SocketAddr::new(host.public, port);
-        }
-        let key = (host.nat == Nat::Symmetric).then_some(destination);
-        host.mappings.retain(|_, mapping| now - mapping.used < MAPPING);
-        let next_port = &mut host.next_port;
-        let mapping = host.mappings.entry(key).or_insert_with(|| {
-            *next_port += 1;
-            Mapping { port: *next_port, to: BTreeMap::new(), used: now }
+        let rng = &mut self.rng;
+        let taken: BTreeSet<u16> =
+            if transmit.socket == SocketId::MAIN { BTreeSet::new() } else { host.sockets.values().copied().collect() };
+        let port = *host.sockets.entry(transmit.socket).or_insert_with(|| {
+            loop {
+                let port = rng.random_range(32_768..61_000);
+                if !taken.contains(&port) {
+                    break port;
+                }
+            }
         });
-        mapping.used = now;
-        mapping.to.insert(destination, now);
-        SocketAddr::new(host.public, mapping.port)
-    }
-
-    /// The host that a datagram for `destination` reaches.
-    fn inbound(&self, source: SocketAddr, destination: SocketAddr) -> Option<usize> {
-        self.hosts.iter().position(|host| match host.nat {
-            Nat::Open => host.inside == destination,
-            nat => {
-                let forwarded = host.forwarded == Some(destination.port());
-                host.public == destination.ip()
-                    && (forwarded
-                        || host.mappings.values().any(|mapping| {
-                            let fresh = |at: &Instant| self.now - *at < MAPPING;
-                            mapping.port == destination.port()
-                                && fresh(&mapping.used)
-                                && match nat {
-                                    Nat::Open | Nat::FullCone => true,
-                                    Nat::AddressRestricted => mapping.to.iter().any(|(to, at)| to.ip() == source.ip() && fresh(at)),
-                                    Nat::PortRestricted | Nat::Symmetric => mapping.to.iter().any(|(to, at)| *to == source && fresh(at)),
-                                }
-                        }))
-            }
-        })
+        host.most_sockets = host.most_sockets.max(host.sockets.len());
+        source.set_port(port);
+        let (now, ttl) = (self.now - self.start, transmit.ttl.unwrap_or(TTL));
+        match self.internet.depart(now, HostId(n), source, destination, ttl, &mut self.rng) {
+            Departure::Core { from, to, ttl } => Some((from, Stage::Core(ttl), to)),
+            Departure::Local(delivery) => Some((delivery.remote, Stage::Local(delivery.host.0), delivery.local)),
+            Departure::Dropped(_) => None,
+        }
     }
 
     fn deliver(&mut self, flight: Flight) {
-        let Flight { from, source, destination, datagram } = flight;
-        if destination.ip().is_multicast() {
-            for to in 0..self.hosts.len() {
-                if to != from && self.hosts[to].alive {
-                    self.inject(to, source, &datagram);
+        let Flight { from, source, destination, stage, datagram } = flight;
+        let (to, local) = match stage {
+            Stage::Multicast => {
+                for to in 0..self.hosts.len() {
+                    if to != from && self.hosts[to].alive {
+                        self.inject(to, source, &datagram);
+                    }
                 }
+                return;
             }
-            return;
-        }
-        let Some(to) = self.inbound(source, destination) else { return };
+            Stage::Local(to) => (to, destination),
+            Stage::Core(ttl) => match self.internet.arrive(self.now - self.start, source, destination, ttl) {
+                Ok(delivery) => (delivery.host.0, delivery.local),
+                Err(_) => return,
+            },
+        };
         let cut = self.cut.contains(&(from.min(to), from.max(to)));
-        if self.hosts[to].alive && !cut {
-            if self.hosts[to].forwarded == Some(destination.port()) {
-                self.hosts[to].came_in.insert(source);
-            }
+        let socket = self.hosts[to].sockets.iter().find(|(_, port)| **port == local.port()).map(|(socket, _)| *socket);
+        if let (true, false, Some(socket)) = (self.hosts[to].alive, cut, socket) {
             let entry = self.hosts[to].received.entry(source).or_default();
             *entry = (entry.0 + 1, entry.1 + datagram.len() as u64);
-            self.inject(to, source, &datagram);
+            self.inject_by(to, socket, source, &datagram);
         }
     }
 
@@ -349,6 +405,11 @@ impl Net {
 
     pub(crate) fn path(&self, from: usize, to: usize) -> Option<Path> {
         self.hosts[from].agent.peer(self.id(to)).map(|peer| peer.path)
+    }
+
+    /// The translator of the router next to a host.
+    pub(crate) fn nat(&self, n: usize) -> Option<&nat::Nat> {
+        self.internet.uplink(HostId(n)).map(|router| self.internet.nat(router))
     }
 
     pub(crate) fn is_direct(&self, a: usize, b: usize) -> bool {
