@@ -16,8 +16,9 @@ use crate::config::{Config, Stats};
 use crate::control::{self, Control, Route};
 use crate::dial::Wanted;
 use crate::discovery::Discovery;
+use crate::early;
 use crate::exchange::Book;
-use crate::limits::Ledger;
+use crate::limits::{Bucket, Ledger};
 use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, SocketId, Transmit};
 use crate::paths::Link;
 use crate::peer::{MAX_TAG, Peer, Sent};
@@ -89,6 +90,7 @@ pub struct Agent {
     pub(crate) routes: BTreeMap<Route, (PeerId, PeerId)>,
     pub(crate) table: Table,
     pub(crate) ledger: Ledger,
+    pub(crate) reaches: Bucket,
     pub(crate) beacons: Beacons,
     pub(crate) book: Book,
     /// Peers that a handshake is under way with for the sake of having enough sessions, and how often we looked for more in vain.
@@ -133,6 +135,7 @@ impl Agent {
             digests: HashMap::new(),
             routes: BTreeMap::new(),
             ledger: Ledger::default(),
+            reaches: early::limit(),
             book: Book::default(),
             exchange_dials: BTreeSet::new(),
             looks: 0,
@@ -413,7 +416,7 @@ impl Agent {
     }
 
     pub(crate) fn emit(&mut self, event: Event) {
-        if self.events.len() >= MAX_EVENTS && matches!(event, Event::Data { .. }) {
+        if self.events.len() >= MAX_EVENTS && matches!(event, Event::Data { .. } | Event::Early { .. }) {
             self.stats.dropped_limited += 1;
             return;
         }

@@ -11,6 +11,7 @@ use core::net::SocketAddr;
 
 use crate::agent::{Agent, Slot};
 use crate::control::{Answer, Offer};
+use crate::output::Event;
 use crate::paths::Link;
 use crate::peer::{Answered, Peer};
 use crate::sessions::Keyed;
@@ -73,6 +74,10 @@ impl Agent {
         self.arm(remote);
         if let (Some(seen), Link::Relayed { via, .. }) = (seen, link) {
             self.introduced_by(now, remote, via, seen, &offer.candidates);
+        }
+        if !offer.early.is_empty() {
+            self.stats.early += 1;
+            self.emit(Event::Early { peer: remote, data: offer.early });
         }
     }
 

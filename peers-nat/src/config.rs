@@ -96,6 +96,8 @@ pub struct Stats {
     pub challenged: u64,
     /// Introductions made between others.
     pub introduced: u64,
+    /// Initiations answered that carried data for the layer above.
+    pub early: u64,
     /// Introductions refused to others.
     pub refused: u64,
     /// Probes sent to introduced addresses.

@@ -4,9 +4,12 @@
 
 use core::net::SocketAddr;
 
+use bytes::Bytes;
+use peers_crypto::IK_INITIATION;
 use peers_wire::{DecodeError, PeerId, Reader, Writer};
 
 use crate::address;
+use crate::early::MAX_EARLY;
 
 /// First plaintext byte of a datagram that carries control messages.
 pub(crate) const CONTROL: u8 = 0;
@@ -17,8 +20,8 @@ pub(crate) const DATA: u8 = 1;
 pub(crate) const MAX_CANDIDATES: usize = 8;
 /// Most ids in one [`Control::Peers`].
 pub(crate) const MAX_SAMPLE: usize = 16;
-/// Longest handshake initiation that an introduction carries.
-pub(crate) const MAX_INITIATION: usize = 400;
+/// Longest handshake initiation that an introduction carries: any that there is.
+pub(crate) const MAX_INITIATION: usize = IK_INITIATION + peers_crypto::MAX_EARLY;
 /// Most messages in one control datagram; more is malformed.
 const MAX_MESSAGES: usize = 8;
 
@@ -153,6 +156,8 @@ pub(crate) struct Offer {
     pub(crate) association: Association,
     /// Where the initiator may be reached.
     pub(crate) candidates: Vec<SocketAddr>,
+    /// For the layer above; to the end.
+    pub(crate) early: Bytes,
 }
 
 impl Offer {
@@ -160,13 +165,18 @@ impl Offer {
         let mut writer = Writer::with_capacity(64);
         writer.u32(self.association);
         write_candidates(&mut writer, &self.candidates);
+        writer.bytes(&self.early);
         writer.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let offer = Self { association: reader.u32()?, candidates: read_candidates(&mut reader)? };
-        reader.finish().map(|()| offer)
+        let (association, candidates) = (reader.u32()?, read_candidates(&mut reader)?);
+        let early = reader.rest();
+        if early.len() > MAX_EARLY {
+            return Err(DecodeError::Range("early data"));
+        }
+        Ok(Self { association, candidates, early: Bytes::copy_from_slice(early) })
     }
 }
 
@@ -281,12 +291,20 @@ mod tests {
         }
 
         #[test]
-        fn a_handshakes_payloads_read_back(association: u32, token: u64, observed in proptest::option::of(addresses()), candidates in vec(addresses(), 0..=MAX_CANDIDATES)) {
-            let offer = Offer { association, candidates };
+        fn a_handshakes_payloads_read_back(association: u32, token: u64, observed in proptest::option::of(addresses()), candidates in vec(addresses(), 0..=MAX_CANDIDATES), early in vec(any::<u8>(), 0..=MAX_EARLY)) {
+            let offer = Offer { association, candidates, early: early.into() };
+            prop_assert!(offer.encode().len() <= peers_crypto::MAX_EARLY);
             prop_assert_eq!(Offer::decode(&offer.encode()), Ok(offer));
             let answer = Answer { token, observed };
             prop_assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
+    }
+
+    #[test]
+    fn more_early_data_than_is_agreed_is_refused() {
+        let offer = |early: usize| Offer { association: 1, candidates: vec![], early: vec![7; early].into() }.encode();
+        assert!(Offer::decode(&offer(MAX_EARLY)).is_ok());
+        assert_eq!(Offer::decode(&offer(MAX_EARLY + 1)), Err(DecodeError::Range("early data")));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use rand::RngExt;
 use crate::address::{self, Scope};
 use crate::agent::{Agent, MAX_ADDRESSES, MAX_WANTED, Slot, Timer};
 use crate::control::{Answer, Control, MAX_CANDIDATES, Offer};
-use crate::output::ConnectError;
+use crate::early::MAX_EARLY;
+use crate::output::{ConnectError, Event};
 use crate::paths::Link;
 use crate::peer::{Dial, Peer, Purpose};
 use crate::sessions::Keyed;
@@ -90,14 +91,31 @@ impl Agent {
         addresses: Vec<SocketAddr>,
         purpose: Purpose,
     ) -> Result<(), HandshakeError> {
+        self.dial_with(now, wall, id, addresses, purpose, &[])
+    }
+
+    /// As [`Agent::dial`], with data for the layer above at the other end, as far as it fits.
+    pub(crate) fn dial_with(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        id: PeerId,
+        addresses: Vec<SocketAddr>,
+        purpose: Purpose,
+        early: &[u8],
+    ) -> Result<(), HandshakeError> {
         if self.peers.get(&id).is_some_and(|peer| peer.dial.is_some()) {
             return Ok(());
         }
         self.stamp = Timestamp(wall.0.max(self.stamp.0 + 1)).min(Timestamp::MAX);
         let index = self.random_index();
         let association = self.peers.get(&id).map_or_else(|| self.rng.random(), |peer| peer.association);
-        let early = Offer { association, candidates: self.candidates() }.encode();
-        let (initiator, _) = Initiator::ik(&self.key, id, index, self.stamp, &early, &mut self.rng)?;
+        let mut offer = Offer { association, candidates: self.candidates(), early: Bytes::new() }.encode();
+        let carries = !early.is_empty() && early.len() <= MAX_EARLY && offer.len() + early.len() <= peers_crypto::MAX_EARLY;
+        if carries {
+            offer.extend_from_slice(early);
+        }
+        let (initiator, _) = Initiator::ik(&self.key, id, index, self.stamp, &offer, &mut self.rng)?;
         let remembered = self.book.address(id).filter(|address| !addresses.contains(address));
         let peer = self.peers.entry(id).or_insert_with(|| Box::new(Peer::new(now, association)));
         peer.introducers.clear();
@@ -110,7 +128,7 @@ impl Agent {
             Purpose::Wanted => FAN_OUT,
             Purpose::Exchange | Purpose::Repair | Purpose::Punch | Purpose::Rekey => 1,
         };
-        peer.dial = Some(Dial { initiator, purpose, addresses, open: Vec::new(), began: now, sends: 0, probed: false });
+        peer.dial = Some(Dial { initiator, purpose, addresses, open: Vec::new(), began: now, sends: 0, probed: false, early: carries });
         self.indices.insert(index, Slot::Dial(id));
         if purpose == Purpose::Exchange {
             self.exchange_dials.insert(id);
@@ -170,8 +188,11 @@ impl Agent {
 
     /// No answer came, or nobody is left to ask.
     pub(crate) fn dial_failed(&mut self, now: Instant, id: PeerId) {
-        self.end_dial(id);
+        let dial = self.end_dial(id);
         self.book.failed(now, id);
+        if dial.is_some_and(|dial| dial.early && dial.sends > 0) {
+            self.emit(Event::EarlyLost { peer: id });
+        }
         if self.connected.contains(&id) {
             return;
         }
@@ -277,6 +298,9 @@ impl Agent {
         // First of all what proves our address to the other end: until then it may send us little.
         let pong = Control::Pong { token: answer.token, association, observed: link.address() };
         self.ping_with(now, id, Some(index), link, Some(pong));
+        if dial.early {
+            self.emit(Event::EarlyTaken { peer: id });
+        }
         self.on_established(now, id);
         self.on_probe_timer(now, id);
     }

@@ -94,6 +94,25 @@ pub enum Event {
         /// At most [`MAX_DATA`] bytes.
         data: Bytes,
     },
+    /// `peer` sent `data` with the handshake that it begins: no session with it need follow. Comes once for each of its handshakes; after a restart, one that was recorded
+    /// before may bring it again.
+    Early {
+        /// Who; authenticated, unless our own key is stolen.
+        peer: PeerId,
+        /// At most [`MAX_EARLY`](crate::MAX_EARLY) bytes.
+        data: Bytes,
+    },
+    /// The handshake that carried data of [`Agent::reach`](crate::Agent::reach) was answered: the other end's agent has given the data out. [`Event::Connected`] follows, unless
+    /// there is a session already.
+    EarlyTaken {
+        /// Who.
+        peer: PeerId,
+    },
+    /// The handshake that carried data of [`Agent::reach`](crate::Agent::reach) was not answered.
+    EarlyLost {
+        /// Who.
+        peer: PeerId,
+    },
     /// A peer sees us at this address, which is new to us.
     Reflexive(SocketAddr),
 }

@@ -109,6 +109,8 @@ pub(crate) struct Dial {
     pub(crate) sends: u32,
     /// It was sent to an address that someone else named.
     pub(crate) probed: bool,
+    /// It carries data for the layer above.
+    pub(crate) early: bool,
 }
 
 /// The handshake that we answered last.

@@ -4,6 +4,7 @@
 
 use core::net::SocketAddr;
 
+use bytes::Bytes;
 use peers_wire::PeerId;
 use serde_json::{Value, json};
 
@@ -51,8 +52,9 @@ fn made() -> Value {
     json!({
         "control": control,
         "offer": [
-            { "association": 9, "candidates": [], "bytes": hex(&Offer { association: 9, candidates: vec![] }.encode()) },
-            { "association": 9, "candidates": [v4, v6], "bytes": hex(&Offer { association: 9, candidates: vec![v4, v6] }.encode()) },
+            { "association": 9, "candidates": [], "bytes": hex(&Offer { association: 9, candidates: vec![], early: Bytes::new() }.encode()) },
+            { "association": 9, "candidates": [v4, v6], "bytes": hex(&Offer { association: 9, candidates: vec![v4, v6], early: Bytes::new() }.encode()) },
+            { "association": 9, "candidates": [v4], "early": "early", "bytes": hex(&Offer { association: 9, candidates: vec![v4], early: "early".into() }.encode()) },
         ],
         "answer": [
             { "token": "0102030405060708", "observed": v4, "bytes": hex(&Answer { token, observed: Some(v4) }.encode()) },

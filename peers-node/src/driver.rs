@@ -136,6 +136,7 @@ impl Driver {
         }
         self.close_databases().await;
         let (now, wall) = self.clock.now();
+        self.stack.post_waiting(now, wall);
         self.drain(now, wall);
     }
 

@@ -1,12 +1,13 @@
-//! Letters to one person: directly while they are connected, else through the relay cache, and receipts back.
+//! Letters to one person: directly while they are connected, else with the handshake that seeks them, else through the relay cache; and receipts back.
 //!
 //! A letter to someone who never answered goes to their public inbox topic, sealed to them; everything after that to a topic that only the two can name.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use peers_crypto::{TopicKey, open_from, seal_to};
-use peers_wire::{DEFAULT_LIFETIME, PacketId, PeerId, Timestamp};
+use peers_nat::{Attempt, MAX_EARLY};
+use peers_wire::{DEFAULT_LIFETIME, PacketId, PeerId, Timestamp, Writer};
 
 use crate::message::{Letter, LetterId, MailBody, PeerMessage};
 use crate::stack::{Event, Stack};
@@ -19,6 +20,20 @@ pub(crate) struct Mailroom {
     sending: BTreeMap<LetterId, Outgoing>,
     /// Letters waiting in the relay cache, by the packet of their head.
     posted: BTreeMap<PacketId, LetterId>,
+    /// Letters whose recipient is being sought.
+    seeking: BTreeMap<LetterId, Seeking>,
+    /// Receipts for those with whom a session is beginning, until when it is waited for.
+    receipts: Vec<(Instant, PeerId, LetterId)>,
+}
+
+#[derive(Debug)]
+struct Seeking {
+    to: PeerId,
+    letter: Letter,
+    /// The handshake carries it.
+    carried: bool,
+    /// When it is posted.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -41,27 +56,116 @@ impl Mailroom {
     pub(crate) fn letter_of(&self, packet: &PacketId) -> Option<LetterId> {
         self.posted.get(packet).copied()
     }
+
+    /// When a session has been waited for long enough.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.seeking.values().map(|seeking| seeking.until).chain(self.receipts.iter().map(|(until, ..)| *until)).min()
+    }
+
+    fn has_room(&self) -> bool {
+        self.sending.len() - self.posted.len() + self.seeking.len() < MAX_DIRECT
+    }
 }
 
 impl Stack {
     /// Sends a letter to `to`; [`Event::MailStored`] and [`Event::MailDelivered`] tell what became of it.
+    ///
+    /// Without a session one is tried for, once. A letter that fits goes with the handshake; if no session comes within a second, it is left in the relay cache.
     pub fn send(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
         self.add_contact(now, to, false);
-        let direct = self.mail.sending.len() - self.mail.posted.len() < MAX_DIRECT
-            && self.send_to(to, &PeerMessage::Mail(MailBody::Letter(letter.clone())));
-        if direct {
-            if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.insert(letter.id, Outgoing::Direct { to, letter }) {
-                self.mail.posted.remove(&packet);
-            }
+        if self.is_connected(to) {
+            self.send_directly(now, wall, to, letter);
         } else {
-            self.post(now, wall, to, &letter);
+            self.seek(now, wall, to, letter);
         }
         self.settle(now, wall);
     }
 
+    fn send_directly(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
+        if self.mail.has_room() && self.send_to(to, &PeerMessage::Mail(MailBody::Letter(letter.clone()))) {
+            self.set_direct(to, letter);
+        } else {
+            self.post(now, wall, to, &letter);
+        }
+    }
+
+    fn set_direct(&mut self, to: PeerId, letter: Letter) {
+        if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.insert(letter.id, Outgoing::Direct { to, letter }) {
+            self.mail.posted.remove(&packet);
+        }
+    }
+
+    /// Tries for a session with the recipient of a letter, with the letter in the handshake if it fits.
+    fn seek(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
+        let early = early_letter(&letter);
+        let attempt = if self.mail.has_room() { self.agent.reach(now, wall, to, &early) } else { Ok(Attempt::Nowhere) };
+        match attempt {
+            Ok(Attempt::Carries | Attempt::UnderWay) => {
+                let seeking = Seeking { to, letter, carried: attempt == Ok(Attempt::Carries), until: now + SEEK_TIME };
+                self.mail.seeking.insert(seeking.letter.id, seeking);
+            }
+            Ok(Attempt::Nowhere) | Err(_) => self.post(now, wall, to, &letter),
+        }
+    }
+
+    /// A handshake was answered: the letter that it carried is as good as sent.
+    pub(crate) fn on_early_taken(&mut self, peer: PeerId) {
+        for taken in self.stop_seeking(|seeking| seeking.to == peer && seeking.carried) {
+            self.set_direct(taken.to, taken.letter);
+        }
+    }
+
+    /// A handshake that carried a letter was not answered.
+    pub(crate) fn on_early_lost(&mut self, now: Instant, wall: Timestamp, peer: PeerId) {
+        for lost in self.stop_seeking(|seeking| seeking.to == peer) {
+            self.post(now, wall, lost.to, &lost.letter);
+        }
+    }
+
+    /// What waited for a session with `peer` goes by it.
+    pub(crate) fn send_waiting_mail(&mut self, now: Instant, wall: Timestamp, peer: PeerId) {
+        for found in self.stop_seeking(|seeking| seeking.to == peer) {
+            self.send_directly(now, wall, found.to, found.letter);
+        }
+        for (_, to, id) in self.mail.receipts.extract_if(.., |(_, to, _)| *to == peer).collect::<Vec<_>>() {
+            self.send_receipt(now, wall, to, id);
+        }
+    }
+
+    /// What has waited for a session until `now` goes through the relay cache.
+    pub(crate) fn expire_seeking(&mut self, now: Instant, wall: Timestamp) {
+        for late in self.stop_seeking(|seeking| seeking.until <= now) {
+            self.post(now, wall, late.to, &late.letter);
+        }
+        for (_, to, id) in self.mail.receipts.extract_if(.., |(until, ..)| *until <= now).collect::<Vec<_>>() {
+            self.send_receipt(now, wall, to, id);
+        }
+    }
+
+    /// Leaves what waits for a session in the relay cache now: nobody will wait.
+    pub fn post_waiting(&mut self, now: Instant, wall: Timestamp) {
+        self.expire_seeking(now + SEEK_TIME, wall);
+        self.settle(now, wall);
+    }
+
+    fn stop_seeking(&mut self, which: impl Fn(&Seeking) -> bool) -> Vec<Seeking> {
+        self.mail.seeking.extract_if(.., |_, seeking| which(seeking)).map(|(_, seeking)| seeking).collect()
+    }
+
+    /// What came with a handshake.
+    pub(crate) fn on_early(&mut self, now: Instant, wall: Timestamp, from: PeerId, data: &[u8]) {
+        match data.split_first().map(|(kind, body)| (kind, MailBody::decode(body))) {
+            // Only what may come twice: letters are known by their ids.
+            Some((&EARLY_MAIL, Ok(letter @ MailBody::Letter(_)))) => self.on_mail(now, wall, from, letter),
+            _ => self.stats.refused_messages += 1,
+        }
+    }
+
     /// Sends a letter again to a peer that is connected: it may have been away for longer than caches keep it.
     pub fn send_again(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
-        if self.is_connected(to) && !matches!(self.mail.sending.get(&letter.id), Some(Outgoing::Direct { .. })) {
+        let under_way =
+            self.mail.seeking.contains_key(&letter.id) || matches!(self.mail.sending.get(&letter.id), Some(Outgoing::Direct { .. }));
+        if self.is_connected(to) && !under_way {
             self.send(now, wall, to, letter);
         }
     }
@@ -73,6 +177,16 @@ impl Stack {
 
     /// A letter is stored here: its sender is told.
     pub fn acknowledge(&mut self, now: Instant, wall: Timestamp, to: PeerId, id: LetterId) {
+        // A letter that came with a handshake is here before there is a session.
+        if self.agent.is_beginning(to) && self.mail.receipts.len() < MAX_RECEIPTS {
+            self.mail.receipts.push((now + SEEK_TIME, to, id));
+        } else {
+            self.send_receipt(now, wall, to, id);
+        }
+        self.settle(now, wall);
+    }
+
+    fn send_receipt(&mut self, now: Instant, wall: Timestamp, to: PeerId, id: LetterId) {
         let receipt = MailBody::Receipt(id);
         // Who wrote to us follows the topic of the two.
         if !self.send_to(to, &PeerMessage::Mail(receipt.clone()))
@@ -81,7 +195,6 @@ impl Stack {
             // Short enough for any message.
             let _ = self.say(now, wall, &topic, &receipt.encode(), DEFAULT_LIFETIME);
         }
-        self.settle(now, wall);
     }
 
     /// Knows `peer` as someone to exchange mail with, and follows the topic of the two (`established`: they have written to us, so that they follow it too).
@@ -186,15 +299,14 @@ impl Stack {
                 self.events.push_back(Event::Mail { from, letter });
             }
             MailBody::Receipt(id) => {
-                let to = match self.mail.sending.get(&id) {
-                    Some(Outgoing::Direct { to, .. } | Outgoing::Posted { to, .. }) => *to,
-                    None => return,
-                };
+                let sent = self.mail.sending.get(&id).map(|(Outgoing::Direct { to, .. } | Outgoing::Posted { to, .. })| *to);
+                let Some(to) = sent.or_else(|| self.mail.seeking.get(&id).map(|seeking| seeking.to)) else { return };
                 // Only the recipient can say that it has the letter.
                 if to != from {
                     self.stats.refused_messages += 1;
                     return;
                 }
+                self.mail.seeking.remove(&id);
                 if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.remove(&id) {
                     self.mail.posted.remove(&packet);
                 }
@@ -204,6 +316,22 @@ impl Stack {
     }
 }
 
+/// A letter as early data; empty if it is too long for that.
+fn early_letter(letter: &Letter) -> Vec<u8> {
+    if letter.body.len() > MAX_EARLY {
+        return Vec::new();
+    }
+    let mut writer = Writer::default();
+    writer.u8(EARLY_MAIL).bytes(&MailBody::Letter(letter.clone()).encode());
+    if writer.len() > MAX_EARLY { Vec::new() } else { writer.finish() }
+}
+
+/// First byte of early data: a letter.
+const EARLY_MAIL: u8 = 0;
+/// How long a letter waits for a session with its recipient, and a receipt for one that is beginning, before the relay cache has it: two round trips of 300 ms and a repetition.
+const SEEK_TIME: Duration = Duration::from_secs(1);
+/// Receipts that wait for a session.
+const MAX_RECEIPTS: usize = 256;
 const MAIL_CONTEXT: &str = "peers mail 1";
 /// Letters handed to sessions and not yet acknowledged.
 const MAX_DIRECT: usize = 256;

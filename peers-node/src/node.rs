@@ -377,14 +377,17 @@ impl Node {
         let outbox = move |c: &Connection| {
             c.execute("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4)", params![id, to.0, created.0.cast_signed(), encoded])
         };
-        self.shared.store.run(outbox).await.map_err(PublishError::State)?;
         let (sender, state) = watch::channel(LetterState::Queued);
-        self.call(move |driver, now, wall| {
+        // It leaves while it is being written: what the recipient says comes to the disk after it.
+        let stored = self.shared.store.run(outbox);
+        let sent = self.call(move |driver, now, wall| {
             driver.letters.retain(|_, watched| !watched.is_closed());
             driver.letters.insert(id, sender);
             driver.stack.send(now, wall, to, letter);
-        })
-        .await?;
+        });
+        let (stored, sent) = tokio::join!(biased; stored, sent);
+        stored.map_err(PublishError::State)?;
+        sent?;
         Ok(Sending { id, state })
     }
 

@@ -470,6 +470,7 @@ impl Stack {
             }
         }
         self.repair_messages(now, wall);
+        self.expire_seeking(now, wall);
         self.expire_linking(now, wall);
         self.on_recovery_timeout(now, wall);
         self.settle(now, wall);
@@ -498,6 +499,7 @@ impl Stack {
             self.cache.poll_timeout(),
             transports,
             self.topics.next_repair(),
+            self.mail.deadline(),
             self.link_deadline(),
             self.recovery.deadline(),
         ]
@@ -555,6 +557,9 @@ impl Stack {
             }
             peers_nat::Event::Disconnected { peer, .. } => self.on_disconnected(now, wall, peer),
             peers_nat::Event::Data { peer, data } => self.on_data(now, wall, peer, &data),
+            peers_nat::Event::Early { peer, data } => self.on_early(now, wall, peer, &data),
+            peers_nat::Event::EarlyTaken { peer } => self.on_early_taken(peer),
+            peers_nat::Event::EarlyLost { peer } => self.on_early_lost(now, wall, peer),
             peers_nat::Event::Reflexive(address) => self.events.push_back(Event::Reflexive(address)),
         }
     }
@@ -571,6 +576,7 @@ impl Stack {
             true => self.greet(peer),
             false => self.greet_groups(peer),
         }
+        self.send_waiting_mail(now, wall, peer);
     }
 
     fn on_disconnected(&mut self, now: Instant, wall: Timestamp, peer: PeerId) {

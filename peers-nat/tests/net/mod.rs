@@ -17,7 +17,7 @@ use bytes::Bytes;
 use internet::{Departure, HostId, Internet};
 use nat::Kind;
 use peers_crypto::DeviceKey;
-use peers_nat::{Agent, BEACON_PORT, Config, Event, Path, SocketId};
+use peers_nat::{Agent, Attempt, BEACON_PORT, Config, Event, Path, SocketId};
 use peers_wire::{PeerId, Timestamp};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -260,6 +260,24 @@ impl Net {
         let (now, id) = (self.now, self.id(to));
         let _ = self.hosts[from].agent.send_asking(now, id, data);
         self.drain(from);
+    }
+
+    /// Tries to reach a host, with data in the handshake.
+    pub(crate) fn reach(&mut self, from: usize, to: usize, data: &[u8]) -> Attempt {
+        let (now, wall, id) = (self.now, self.wall(), self.id(to));
+        let attempt = self.hosts[from].agent.reach(now, wall, id, data).unwrap();
+        self.drain(from);
+        attempt
+    }
+
+    /// The early data that `to` received from `from`.
+    pub(crate) fn early(&self, from: usize, to: usize) -> Vec<Bytes> {
+        let id = self.id(from);
+        let data = |event: &Event| match event {
+            Event::Early { peer, data } if *peer == id => Some(data.clone()),
+            _ => None,
+        };
+        self.hosts[to].events.iter().filter_map(data).collect()
     }
 
     /// A datagram from nowhere.

@@ -122,7 +122,11 @@ impl Net {
     }
 
     pub(crate) fn run_secs(&mut self, seconds: u64) {
-        let end = self.now + Duration::from_secs(seconds);
+        self.run_millis(seconds * 1000);
+    }
+
+    pub(crate) fn run_millis(&mut self, millis: u64) {
+        let end = self.now + Duration::from_millis(millis);
         loop {
             let timers = (0..self.stacks.len())
                 .filter(|node| !self.paused.contains(node))

@@ -61,7 +61,7 @@ fn say(what: What) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs until standard input ends. Commands: `connect ID`, which also sends data as soon as there is a session; `stream ID MS`, data at that interval; `count`.
+/// Runs until standard input ends. Commands: `connect ID`, which also sends data; `stream ID MS`, data at that interval; `count`.
 ///
 /// It looks for no sessions of its own accord: who is connected to whom is up to the experiment.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -79,7 +79,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         say(What::Connected { peer: peer.id.to_string(), direct: peer.path.starts_with("direct") })?;
     }
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    let (mut awaited, mut stream) = (None, None::<(PeerId, u64)>);
+    let mut stream = None::<(PeerId, u64)>;
     let mut ticks = interval(Duration::from_secs(3600));
     loop {
         tokio::select! {
@@ -90,8 +90,9 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let peer = words.next().map(str::parse::<PeerId>).transpose()?;
                 match (command, peer) {
                     (Some("connect"), Some(peer)) => {
-                        awaited = Some(peer);
                         say(What::Asked)?;
+                        // Whoever is written to is looked for, and first of all.
+                        node.send(peer, None, Bytes::from_static(b"0")).await?;
                         node.connect(Some(peer), Vec::new()).await?;
                     }
                     (Some("stream"), Some(peer)) => {
@@ -110,10 +111,6 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             event = events.next() => match event {
                 Some(NodeEvent::Connected { peer, path }) => {
                     say(What::Connected { peer: peer.to_string(), direct: path.starts_with("direct") })?;
-                    if awaited == Some(peer) {
-                        awaited = None;
-                        node.send(peer, None, Bytes::from_static(b"0")).await?;
-                    }
                 }
                 Some(NodeEvent::PathChanged { peer, path }) => {
                     say(What::Path { peer: peer.to_string(), direct: path.starts_with("direct") })?;
