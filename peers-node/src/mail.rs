@@ -21,7 +21,7 @@ pub(crate) struct Mailroom {
     /// Letters waiting in the relay cache, by the packet of their head.
     posted: BTreeMap<PacketId, LetterId>,
     /// Letters whose recipient is being sought.
-    seeking: BTreeMap<LetterId, Seeking>,
+    seeking: Vec<Seeking>,
     /// Receipts for those with whom a session is beginning, until when it is waited for.
     receipts: Vec<(Instant, PeerId, LetterId)>,
 }
@@ -59,7 +59,13 @@ impl Mailroom {
 
     /// When a session has been waited for long enough.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.seeking.values().map(|seeking| seeking.until).chain(self.receipts.iter().map(|(until, ..)| *until)).min()
+        self.seeking.iter().map(|seeking| seeking.until).chain(self.receipts.iter().map(|(until, ..)| *until)).min()
+    }
+
+    /// Whom a letter that was sent here, and is not known to be there, is for.
+    fn recipient(&self, id: &LetterId) -> Option<PeerId> {
+        let sent = self.sending.get(id).map(|(Outgoing::Direct { to, .. } | Outgoing::Posted { to, .. })| *to);
+        sent.or_else(|| self.seeking.iter().find(|seeking| seeking.letter.id == *id).map(|seeking| seeking.to))
     }
 
     fn has_room(&self) -> bool {
@@ -101,8 +107,7 @@ impl Stack {
         let attempt = if self.mail.has_room() { self.agent.reach(now, wall, to, &early) } else { Ok(Attempt::Nowhere) };
         match attempt {
             Ok(Attempt::Carries | Attempt::UnderWay) => {
-                let seeking = Seeking { to, letter, carried: attempt == Ok(Attempt::Carries), until: now + SEEK_TIME };
-                self.mail.seeking.insert(seeking.letter.id, seeking);
+                self.mail.seeking.push(Seeking { to, letter, carried: attempt == Ok(Attempt::Carries), until: now + SEEK_TIME });
             }
             Ok(Attempt::Nowhere) | Err(_) => self.post(now, wall, to, &letter),
         }
@@ -149,7 +154,7 @@ impl Stack {
     }
 
     fn stop_seeking(&mut self, which: impl Fn(&Seeking) -> bool) -> Vec<Seeking> {
-        self.mail.seeking.extract_if(.., |_, seeking| which(seeking)).map(|(_, seeking)| seeking).collect()
+        self.mail.seeking.extract_if(.., |seeking| which(seeking)).collect()
     }
 
     /// What came with a handshake.
@@ -163,9 +168,7 @@ impl Stack {
 
     /// Sends a letter again to a peer that is connected: it may have been away for longer than caches keep it.
     pub fn send_again(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
-        let under_way =
-            self.mail.seeking.contains_key(&letter.id) || matches!(self.mail.sending.get(&letter.id), Some(Outgoing::Direct { .. }));
-        if self.is_connected(to) && !under_way {
+        if self.is_connected(to) && !matches!(self.mail.sending.get(&letter.id), Some(Outgoing::Direct { .. })) {
             self.send(now, wall, to, letter);
         }
     }
@@ -299,14 +302,13 @@ impl Stack {
                 self.events.push_back(Event::Mail { from, letter });
             }
             MailBody::Receipt(id) => {
-                let sent = self.mail.sending.get(&id).map(|(Outgoing::Direct { to, .. } | Outgoing::Posted { to, .. })| *to);
-                let Some(to) = sent.or_else(|| self.mail.seeking.get(&id).map(|seeking| seeking.to)) else { return };
+                let Some(to) = self.mail.recipient(&id) else { return };
                 // Only the recipient can say that it has the letter.
                 if to != from {
                     self.stats.refused_messages += 1;
                     return;
                 }
-                self.mail.seeking.remove(&id);
+                self.mail.seeking.retain(|seeking| seeking.letter.id != id);
                 if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.remove(&id) {
                     self.mail.posted.remove(&packet);
                 }
