@@ -21,6 +21,7 @@ mod address;
 mod agent;
 mod answer;
 mod beacon;
+mod classify;
 mod config;
 mod control;
 mod dial;
@@ -46,6 +47,7 @@ mod vector_tests;
 
 pub use agent::{Agent, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED};
 pub use beacon::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT};
+pub use classify::{Allocation, Behaviour, Filtering, Kind, Lifetime, MAX_BLOCK, MAX_REPORTERS, MAX_STEP, Mapping, Reporter};
 pub use config::{Config, MAX_SESSIONS, PUBLIC_SWARM, Stats};
 pub use early::{Attempt, MAX_EARLY};
 pub use output::{ConnectError, DisconnectReason, Event, Path, PeerInfo, SendError, SocketId, Transmit};
