@@ -12,12 +12,14 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::beacon::Beacons;
+use crate::check::Check;
 use crate::config::{Config, Stats};
 use crate::control::{self, Control, Route};
 use crate::dial::Wanted;
 use crate::discovery::Discovery;
 use crate::early;
 use crate::exchange::Book;
+use crate::lifetime::Lifetimes;
 use crate::limits::{Bucket, Ledger};
 use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, SocketId, Transmit};
 use crate::paths::Link;
@@ -27,6 +29,7 @@ use crate::reflexive::Reflexive;
 use crate::relay::{self, Table};
 use crate::sockets::Sockets;
 use crate::timers::Timers;
+use crate::vouch::Vouching;
 
 /// Most bytes of data in one datagram.
 pub const MAX_DATA: usize = MAX_PLAINTEXT - 1;
@@ -66,6 +69,8 @@ pub(crate) enum Timer {
     Beacon,
     Relay,
     Sockets,
+    Check,
+    Lifetime,
 }
 
 /// Authenticated, encrypted datagrams to a [`PeerId`], by any path.
@@ -103,6 +108,9 @@ pub struct Agent {
     pub(crate) mapped: Vec<SocketAddr>,
     pub(crate) reflexive: Reflexive,
     pub(crate) reflections: Reflections,
+    pub(crate) check: Check,
+    pub(crate) vouching: Vouching,
+    pub(crate) lifetimes: Option<Lifetimes>,
     pub(crate) sockets: Sockets,
     /// The socket that the datagram in hand came by.
     pub(crate) arrival: SocketId,
@@ -145,6 +153,9 @@ impl Agent {
             mapped: Vec::new(),
             reflexive: Reflexive::default(),
             reflections: Reflections::default(),
+            check: Check::default(),
+            vouching: Vouching::default(),
+            lifetimes: None,
             sockets: Sockets::default(),
             arrival: SocketId::MAIN,
             timers,
@@ -173,6 +184,7 @@ impl Agent {
             return;
         }
         self.reflexive = Reflexive::default();
+        self.forget_check(now);
         self.reset_back_off(now);
         for id in self.connected.clone() {
             self.ping_selected(now, id);
@@ -295,6 +307,7 @@ impl Agent {
         match DatagramKind::of(&datagram) {
             Some(DatagramKind::Relayed) => self.on_relayed(now, wall, remote, datagram),
             Some(DatagramKind::Beacon) => self.on_beacon(now, wall, remote, &datagram),
+            Some(DatagramKind::Probe) if self.on_test_probe(now, remote, &datagram) => {}
             Some(DatagramKind::XxFirst) => self.on_xx_first(now, remote, &datagram),
             Some(DatagramKind::XxSecond) => self.on_xx_second(now, wall, &datagram),
             Some(kind) => self.on_inner(now, wall, Link::Direct(remote), kind, datagram),
@@ -339,6 +352,8 @@ impl Agent {
                 Timer::Exchange => self.on_exchange_timer(now, wall),
                 Timer::Beacon => self.on_beacon_timer(now),
                 Timer::Sockets => self.on_sockets_timer(now),
+                Timer::Check => self.on_check_timer(now),
+                Timer::Lifetime => self.on_lifetime_timer(now),
                 Timer::Relay => {
                     if let Some(next) = self.table.expire(now) {
                         self.timers.set(Timer::Relay, next);

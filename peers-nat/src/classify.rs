@@ -205,7 +205,11 @@ impl Evidence {
         Behaviour {
             mapping,
             filtering,
-            allocation: if nat { self.allocation(if mapping == Some(Mapping::EndpointIndependent) { &agree } else { &ids }, mapping) } else { None },
+            allocation: if nat {
+                self.allocation(if mapping == Some(Mapping::EndpointIndependent) { &agree } else { &ids }, mapping)
+            } else {
+                None
+            },
             hairpinning: self.hairpin.filter(|_| nat),
             external: majority(self.addresses(), count),
             reporters: reporters.take(MAX_REPORTERS).collect(),
@@ -217,7 +221,7 @@ impl Evidence {
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let mut first: BTreeMap<PeerId, (usize, IpAddr)> = BTreeMap::new();
         for report in &self.reports {
-            let entry = first.entry(report.by).or_insert((report.order, report.seen.ip()));
+            let entry = first.entry(report.by).or_insert_with(|| (report.order, report.seen.ip()));
             if report.order < entry.0 {
                 *entry = (report.order, report.seen.ip());
             }
@@ -247,7 +251,8 @@ impl Evidence {
         // Where a reporter was spoken to at two ports, it alone tells whether the port matters. By chance two ports can be the same once.
         let ports = |id: &PeerId| {
             let second = self.reports.iter().filter(|report| report.by == *id && report.second);
-            let same = second.filter_map(|second| first(*id).find(|report| report.socket == second.socket).map(|report| report.seen == second.seen));
+            let same = second
+                .filter_map(|second| first(*id).find(|report| report.socket == second.socket).map(|report| report.seen == second.seen));
             same.reduce(|all, same| all && same)
         };
         let votes: BTreeMap<PeerId, bool> = ids.iter().filter_map(|id| Some((*id, ports(id)?))).collect();

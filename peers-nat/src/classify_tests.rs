@@ -55,11 +55,8 @@ fn models() -> impl Strategy<Value = Model> {
         Just(Mapping::AddressDependent),
         Just(Mapping::AddressAndPortDependent)
     ];
-    let filterings = prop_oneof![
-        Just(Filtering::EndpointIndependent),
-        Just(Filtering::AddressDependent),
-        Just(Filtering::AddressAndPortDependent)
-    ];
+    let filterings =
+        prop_oneof![Just(Filtering::EndpointIndependent), Just(Filtering::AddressDependent), Just(Filtering::AddressAndPortDependent)];
     let ports = prop_oneof![
         Just(Ports::Preserved),
         prop_oneof![1..=4i16, -4..=-1i16].prop_map(Ports::Sequential),
@@ -86,8 +83,11 @@ fn at(ip: &str, port: u16) -> SocketAddr {
 fn evidence(model: Model, count: usize, liars: &[(usize, Lie)], mut random: impl FnMut() -> u16) -> Evidence {
     let (inside, outside) = ("10.0.0.7", "198.51.100.9");
     let ip = if model.mapping == Mapping::None { inside } else { outside };
-    let mut evidence =
-        Evidence { local: vec![at(inside, LOCAL)], hairpin: (model.mapping != Mapping::None).then_some(model.hairpin), ..Evidence::default() };
+    let mut evidence = Evidence {
+        local: vec![at(inside, LOCAL)],
+        hairpin: (model.mapping != Mapping::None).then_some(model.hairpin),
+        ..Evidence::default()
+    };
     let (mut mapped, mut flows) = (BTreeMap::new(), 0);
     let mut map = |local: u16, to: usize, second: bool| {
         let key = match model.mapping {

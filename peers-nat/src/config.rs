@@ -19,9 +19,13 @@ pub struct Config {
     pub relay: bool,
     /// Bytes per second relayed for all others together. Default: 4 MiB.
     pub relay_bytes_per_second: u32,
-    /// Silence on a direct path after which it is pinged; below the shortest lifetime of mappings that is common. Default: 25 s, source: RFC 8445, section 11 asks for at least 15 s,
+    /// Find out how our own NAT behaves: see [`Agent::behaviour`](crate::Agent::behaviour). Default: true.
+    pub classify: bool,
+    /// Silence on a direct path after which it is pinged, as long as nothing is known of our NAT; below the shortest lifetime of mappings that is common. Default: 25 s, source: RFC 8445, section 11 asks for at least 15 s,
     /// RFC 4787, REQ-5 lets a mapping live 2 minutes, many live 30 s.
     pub keep_alive: Duration,
+    /// The longest such silence, however long our NAT is proven to remember flows; [`Config::keep_alive`] or less: nothing is learned, and that holds. Default: 110 s, source: RFC 4787, REQ-5: 2 minutes.
+    pub keep_alive_max: Duration,
     /// How long pings go unanswered before a peer is given up. Default: 15 s.
     pub dead_after: Duration,
     /// Age at which the keys of a session that is in use are replaced by a new handshake. Default: [`peers_crypto::REKEY_AFTER`].
@@ -42,7 +46,9 @@ impl Default for Config {
             max_sessions: MAX_SESSIONS,
             relay: true,
             relay_bytes_per_second: 4 << 20,
+            classify: true,
             keep_alive: Duration::from_secs(25),
+            keep_alive_max: Duration::from_secs(110),
             dead_after: Duration::from_secs(15),
             rekey_after: REKEY_AFTER,
         }

@@ -61,7 +61,31 @@ pub(crate) enum Control<'a> {
     Reflect { token: Token },
     /// The answer to a [`Control::Reflect`] that came from `observed`.
     Reflected { token: Token, observed: SocketAddr },
+    /// Remember where this came from, by the name `token`, and do what `test` says.
+    Test { token: Token, test: Test },
+    /// The answer to a [`Control::Test`] that came from `observed`. `second`: a probe was sent there from another port of the sender; `other`: another peer was asked to send one.
+    Tested { token: Token, observed: SocketAddr, second: bool, other: bool },
+    /// Send one probe with `token` to `address`, where the sender sees a socket of a peer.
+    Vouch { token: Token, address: SocketAddr },
+    /// The port of the sender that the probe of the test `token` came from can be spoken to.
+    SecondPort { token: Token, port: u16 },
+    /// Send one probe with `token` to where you saw the socket of that name.
+    Again { token: Token },
 }
+
+/// What is to be done for a socket that asks for a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Test {
+    /// It is answered.
+    Answer = 0,
+    /// It is answered, and probed from a second port and by another peer.
+    Probe = 1,
+    /// It is answered by the session's own path, so that nothing goes to the socket.
+    Aside = 2,
+}
+
+/// Zeros at the end of a [`Control::Test`], so that what it causes is less than three times as long.
+const TEST_PADDING: [u8; 24] = [0; 24];
 
 impl Control<'_> {
     /// Appends the message.
@@ -88,6 +112,14 @@ impl Control<'_> {
             Self::Candidates { addresses } => write_candidates(writer.u8(11), addresses),
             Self::Reflect { token } => drop(writer.u8(12).u64(*token)),
             Self::Reflected { token, observed } => address::write(writer.u8(13).u64(*token), Some(*observed)),
+            Self::Test { token, test } => drop(writer.u8(16).u64(*token).u8(*test as u8).bytes(&TEST_PADDING)),
+            Self::Tested { token, observed, second, other } => {
+                address::write(writer.u8(17).u64(*token), Some(*observed));
+                writer.u8(u8::from(*second) | u8::from(*other) << 1);
+            }
+            Self::Vouch { token, address } => address::write(writer.u8(18).u64(*token), Some(*address)),
+            Self::SecondPort { token, port } => drop(writer.u8(19).u64(*token).u16(*port)),
+            Self::Again { token } => drop(writer.u8(20).u64(*token)),
         }
     }
 }
@@ -137,8 +169,32 @@ fn decode_one<'a>(reader: &mut Reader<'a>) -> Result<Control<'a>, DecodeError> {
         11 => Control::Candidates { addresses: read_candidates(reader)? },
         12 => Control::Reflect { token: reader.u64()? },
         13 => Control::Reflected { token: reader.u64()?, observed: some_address(reader)? },
+        16 => Control::Test { token: reader.u64()?, test: test(reader)? },
+        17 => {
+            let (token, observed, flags) = (reader.u64()?, some_address(reader)?, reader.u8()?);
+            if flags > 3 {
+                return Err(DecodeError::Range("flags of a test"));
+            }
+            Control::Tested { token, observed, second: flags & 1 != 0, other: flags & 2 != 0 }
+        }
+        18 => Control::Vouch { token: reader.u64()?, address: some_address(reader)? },
+        19 => Control::SecondPort { token: reader.u64()?, port: reader.u16()? },
+        20 => Control::Again { token: reader.u64()? },
         kind => return Err(DecodeError::Kind(kind)),
     })
+}
+
+fn test(reader: &mut Reader<'_>) -> Result<Test, DecodeError> {
+    let test = match reader.u8()? {
+        0 => Test::Answer,
+        1 => Test::Probe,
+        2 => Test::Aside,
+        _ => return Err(DecodeError::Range("test")),
+    };
+    if reader.array()? != TEST_PADDING {
+        return Err(DecodeError::NotCanonical("padding of a test"));
+    }
+    Ok(test)
 }
 
 fn id(reader: &mut Reader<'_>) -> Result<PeerId, DecodeError> {
@@ -258,6 +314,17 @@ mod tests {
             vec(addresses(), 0..=MAX_CANDIDATES).prop_map(|addresses| Control::Candidates { addresses }),
             any::<u64>().prop_map(|token| Control::Reflect { token }),
             (any::<u64>(), addresses()).prop_map(|(token, observed)| Control::Reflected { token, observed }),
+            (any::<u64>(), prop_oneof![Just(Test::Answer), Just(Test::Probe), Just(Test::Aside)])
+                .prop_map(|(token, test)| Control::Test { token, test }),
+            (any::<(u64, bool, bool)>(), addresses()).prop_map(|((token, second, other), observed)| Control::Tested {
+                token,
+                observed,
+                second,
+                other
+            }),
+            (any::<u64>(), addresses()).prop_map(|(token, address)| Control::Vouch { token, address }),
+            any::<(u64, u16)>().prop_map(|(token, port)| Control::SecondPort { token, port }),
+            any::<u64>().prop_map(|token| Control::Again { token }),
         ]
     }
 

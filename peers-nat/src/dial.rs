@@ -189,6 +189,9 @@ impl Agent {
     /// No answer came, or nobody is left to ask.
     pub(crate) fn dial_failed(&mut self, now: Instant, id: PeerId) {
         let dial = self.end_dial(id);
+        for address in dial.iter().flat_map(|dial| &dial.addresses) {
+            self.on_unanswered(*address);
+        }
         self.book.failed(now, id);
         if dial.is_some_and(|dial| dial.early && dial.sends > 0) {
             self.emit(Event::EarlyLost { peer: id });
@@ -294,7 +297,7 @@ impl Agent {
             self.indices.remove(&gone);
         }
         self.indices.insert(index, Slot::Session(id));
-        self.observed(id, answer.observed);
+        self.observed(now, id, answer.observed);
         // First of all what proves our address to the other end: until then it may send us little.
         let pong = Control::Pong { token: answer.token, association, observed: link.address() };
         self.ping_with(now, id, Some(index), link, Some(pong));

@@ -13,6 +13,9 @@ use crate::beacon::Heard;
 use crate::dial::{BACK_OFF, DIAL_TIME, REPEAT_DIRECT};
 use crate::peer::Purpose;
 
+/// An address that was asked so often, for eight seconds, and has not answered does not answer.
+const HOPELESS: u32 = 6;
+
 /// An address whose owner's key is being asked for.
 #[derive(Debug)]
 pub(crate) struct Discovery {
@@ -79,6 +82,10 @@ impl Agent {
         }
         let pause = (REPEAT_DIRECT * (1 << discovery.sends.min(10))).min(BACK_OFF.1);
         discovery.sends += 1;
+        if discovery.sends == HOPELESS {
+            self.on_unanswered(address);
+        }
+        let Some(discovery) = self.discoveries.get_mut(&address) else { return };
         // A beacon's sender has DIAL_TIME to answer the one datagram it is owed.
         let pause = if discovery.wanted { pause } else { DIAL_TIME };
         if discovery.initiator.is_none() {

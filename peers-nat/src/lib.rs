@@ -21,6 +21,7 @@ mod address;
 mod agent;
 mod answer;
 mod beacon;
+mod check;
 mod classify;
 mod config;
 mod control;
@@ -29,6 +30,7 @@ mod discovery;
 mod early;
 mod exchange;
 mod introduce;
+mod lifetime;
 mod limits;
 mod liveness;
 mod output;
@@ -44,6 +46,7 @@ mod sockets;
 mod timers;
 #[cfg(test)]
 mod vector_tests;
+mod vouch;
 
 pub use agent::{Agent, MAX_ADDRESSES, MAX_DATA, MAX_EVENTS, MAX_TRANSMITS, MAX_WANTED};
 pub use beacon::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT};

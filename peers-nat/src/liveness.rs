@@ -11,7 +11,7 @@ use rand::RngExt;
 use crate::agent::{Agent, Slot, Timer};
 use crate::control::{self, Association, CONTROL, Control, DATA};
 use crate::output::{DisconnectReason, Event};
-use crate::paths::Link;
+use crate::paths::{Link, ROUTE_WARM};
 use crate::peer::{MAX_TAG, PATIENCE, Peer, Purpose, Sent, Waiting};
 use crate::relay;
 use crate::sessions::Heard;
@@ -139,7 +139,12 @@ impl Agent {
                 Control::RouteClosed { route } => self.on_route_closed(now, id, route),
                 Control::Candidates { addresses } => self.on_candidates(now, id, &addresses),
                 // They come alone, and directly.
-                Control::Reflect { .. } | Control::Reflected { .. } => self.stats.dropped_unknown += 1,
+                Control::Reflect { .. } | Control::Reflected { .. } | Control::Test { .. } | Control::Tested { .. } => {
+                    self.stats.dropped_unknown += 1;
+                }
+                Control::Vouch { token, address } => self.on_vouch(now, id, token, address),
+                Control::SecondPort { token, port } => self.on_second_port(now, id, token, port),
+                Control::Again { token } => self.on_again(now, id, token),
             }
         }
     }
@@ -224,7 +229,7 @@ impl Agent {
     }
 
     fn on_ping(&mut self, now: Instant, id: PeerId, index: u32, link: Link, token: u64, observed: Option<SocketAddr>) {
-        self.observed(id, observed);
+        self.observed(now, id, observed);
         let Some(peer) = self.peers.get(&id) else { return };
         let pong = Control::Pong { token, association: peer.association, observed: link.address() };
         // A ping says that its session is the chosen one.
@@ -236,7 +241,7 @@ impl Agent {
     }
 
     fn on_pong(&mut self, now: Instant, id: PeerId, index: u32, link: Link, token: u64, observed: Option<SocketAddr>) {
-        self.observed(id, observed);
+        self.observed(now, id, observed);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let suspect = peer.in_doubt();
         let before = peer.paths.selected();
@@ -293,10 +298,10 @@ impl Agent {
     }
 
     /// A peer sees us at `seen`.
-    pub(crate) fn observed(&mut self, by: PeerId, seen: Option<SocketAddr>) {
-        if let Some(seen) = seen
-            && self.reflexive.report(by, seen)
-        {
+    pub(crate) fn observed(&mut self, now: Instant, by: PeerId, seen: Option<SocketAddr>) {
+        let Some(seen) = seen else { return };
+        self.on_reporter(now, by, seen);
+        if self.reflexive.report(by, seen) {
             self.emit(Event::Reflexive(seen));
         }
     }
@@ -390,10 +395,10 @@ impl Agent {
     /// When a silent path is to be pinged: the initiator of the session a little before the other end, so that one ping serves both.
     fn keep_alive_due(&self, peer: &Peer) -> Instant {
         let initiated = peer.sessions.current.as_ref().is_some_and(|keyed| keyed.initiated);
-        let pause = if initiated { self.config.keep_alive } else { self.config.keep_alive.mul_f64(1.1) };
+        let pause = self.keep_alive().mul_f64(if initiated { 1.0 } else { 1.1 });
         // Mappings are kept open by the session with the relay; the route itself lives longer.
         let relayed = matches!(peer.paths.selected(), Some(Link::Relayed { .. }));
-        peer.sent + if relayed { pause * 2 } else { pause }
+        peer.sent + if relayed { (pause * 2).min(ROUTE_WARM) } else { pause }
     }
 
     pub(crate) fn on_peer_timer(&mut self, now: Instant, wall: Timestamp, id: PeerId) {

@@ -23,7 +23,7 @@ const AMPLIFICATION: usize = 3;
 /// A relay forgets a route that is idle for [`ROUTE_IDLE`]; we stop counting on it before.
 const ROUTE_USABLE: Duration = ROUTE_IDLE.saturating_sub(Duration::from_secs(30));
 /// A relayed path beside a direct one is used at least so often, where it is kept warm.
-const ROUTE_WARM: Duration = Duration::from_secs(100);
+pub(crate) const ROUTE_WARM: Duration = Duration::from_secs(100);
 /// A path that was silent for so long may have been left by the other end.
 const SILENT: Duration = Duration::from_secs(2);
 /// A direct path that was silent for so long while the other end speaks through a relay seems not to work for it.

@@ -12,6 +12,7 @@ use crate::limits::Bucket;
 use crate::liveness::SUSPECT_PINGS;
 use crate::paths::{Link, Paths};
 use crate::sessions::Sessions;
+use crate::vouch::TESTS;
 
 /// How long data that is always answered may go unanswered, at least, before the path is in doubt: three round trips if that is longer.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
@@ -50,6 +51,7 @@ pub(crate) struct Peer {
     pub(crate) introductions: Bucket,
     pub(crate) samples: Bucket,
     pub(crate) reflections: Bucket,
+    pub(crate) tests: Bucket,
     /// When we last asked this peer for a sample of its peers.
     pub(crate) asked: Option<Instant>,
     /// How far attempts to get to a direct path have come: the pause before the next doubles with each step.
@@ -141,6 +143,7 @@ impl Peer {
             introductions: Bucket::new(INTRODUCTIONS.0, INTRODUCTIONS.1),
             samples: Bucket::new(SAMPLES.0, SAMPLES.1),
             reflections: Bucket::new(REFLECTIONS.0, REFLECTIONS.1),
+            tests: Bucket::new(TESTS.0, TESTS.1),
             asked: None,
             punches: 0,
         }

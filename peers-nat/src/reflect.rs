@@ -41,9 +41,28 @@ pub(crate) struct Reflections {
     waiting: BTreeMap<Token, Reflection>,
 }
 
+impl Reflections {
+    /// Whether the answer with this token is still waited for.
+    pub(crate) fn is_waiting(&self, token: Token) -> bool {
+        self.waiting.contains_key(&token)
+    }
+}
+
 impl Agent {
     /// Asks `by`, a peer with a proven address, from which address it sees what we send it by `socket`; returns the token of the answer.
     pub(crate) fn ask_reflection(&mut self, now: Instant, by: PeerId, socket: SocketId, ttl: Option<u8>) -> Option<Token> {
+        self.ask_reflection_at(now, by, socket, ttl, None)
+    }
+
+    /// As [`Agent::ask_reflection`], at a second address of `by`, which the caller has counted, or the usual one.
+    pub(crate) fn ask_reflection_at(
+        &mut self,
+        now: Instant,
+        by: PeerId,
+        socket: SocketId,
+        ttl: Option<u8>,
+        at: Option<SocketAddr>,
+    ) -> Option<Token> {
         let waiting = &mut self.reflections.waiting;
         if waiting.len() >= MAX_REFLECTIONS {
             waiting.retain(|_, reflection| now.duration_since(reflection.asked) < TIME);
@@ -52,11 +71,8 @@ impl Agent {
             return None;
         }
         let token = self.rng.random();
-        let address = self.seal_aside(by, &[Control::Reflect { token }]).map(|(datagram, address)| {
-            self.push_by(socket, ttl, address, datagram);
-            address
-        });
-        address?;
+        let (datagram, address) = self.seal_aside(by, &[Control::Reflect { token }])?;
+        self.push_by(socket, ttl, at.unwrap_or(address), datagram);
         self.reflections.waiting.insert(token, Reflection { by, socket, ttl, asked: now });
         Some(token)
     }
@@ -82,6 +98,12 @@ impl Agent {
                     None => self.stats.dropped_unknown += 1,
                 }
             }
+            [Control::Test { token, test }] => self.on_test(now, id, remote, token, test),
+            [Control::Tested { token, second, other, .. }] => {
+                if !self.on_lifetime_answer(now, id, token) && !self.on_tested(id, token, second, other) {
+                    self.stats.dropped_unknown += 1;
+                }
+            }
             _ => return false,
         }
         true
@@ -101,5 +123,7 @@ impl Agent {
     }
 
     /// A peer has seen what we sent it by an auxiliary socket, or the main one, at `observed`.
-    fn on_reflection(&mut self, _now: Instant, _reflection: Reflection, _token: Token, _observed: SocketAddr) {}
+    fn on_reflection(&mut self, now: Instant, _reflection: Reflection, token: Token, observed: SocketAddr) {
+        let _ = self.on_offer(now, token, observed) || self.on_check_reflection(token, observed);
+    }
 }

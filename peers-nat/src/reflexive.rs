@@ -35,6 +35,16 @@ impl Reflexive {
         new
     }
 
+    /// Whether `reporter` saw us elsewhere before.
+    pub(crate) fn is_moved(&self, reporter: PeerId, seen: SocketAddr) -> bool {
+        self.reports.get(&reporter).is_some_and(|before| *before != seen)
+    }
+
+    /// The latest report of each.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = (PeerId, SocketAddr)> {
+        self.reports.iter().map(|(by, seen)| (*by, *seen))
+    }
+
     /// The reported addresses, those with most reporters first.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
         self.counted().into_iter().map(|(address, _)| address)

@@ -12,7 +12,7 @@ use crate::control::Association;
 /// How long the deciding end holds on to a session of its own against one that the other end began at the same time.
 const GLARE: Duration = Duration::from_secs(3);
 /// A session not in use is forgotten after so much silence: longer than idle ends are silent, as the other end may take it for the one in use.
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_secs(150);
 /// One that was never heard is forgotten sooner: its initiation may have been a replay.
 const HALF_OPEN: Duration = Duration::from_secs(10);
 /// Between two questions which connection a session belongs to.

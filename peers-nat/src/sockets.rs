@@ -51,6 +51,12 @@ impl Sockets {
         self.open.contains_key(&socket)
     }
 
+    /// Keeps `socket` open until `until` at least; returns whether it is open.
+    fn keep(&mut self, socket: SocketId, until: Instant) -> bool {
+        let open = self.open.get_mut(&socket).map(|end| *end = until.max(*end));
+        open.is_some()
+    }
+
     /// By which socket `address` is spoken to.
     pub(crate) fn of(&self, address: SocketAddr) -> SocketId {
         self.bound.get(&address).map_or(SocketId::MAIN, |(socket, _)| *socket)
@@ -98,6 +104,11 @@ impl Agent {
         let socket = self.sockets.open(now + time)?;
         self.timers.set_earlier(Timer::Sockets, now + time);
         Some(socket)
+    }
+
+    /// Keeps an auxiliary socket open for `time` from now on; returns whether it is.
+    pub(crate) fn keep_socket(&mut self, now: Instant, socket: SocketId, time: Duration) -> bool {
+        self.sockets.keep(socket, now + time)
     }
 
     /// The peer `id` was heard by `link`, by the socket that the datagram in hand came by.

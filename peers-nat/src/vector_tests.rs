@@ -8,7 +8,7 @@ use bytes::Bytes;
 use peers_wire::PeerId;
 use serde_json::{Value, json};
 
-use crate::control::{Answer, Control, Offer, decode, plaintext};
+use crate::control::{Answer, Control, Offer, Test, decode, plaintext};
 use crate::{PUBLIC_SWARM, beacon, relay};
 
 fn hex(bytes: &[u8]) -> String {
@@ -38,6 +38,12 @@ fn made() -> Value {
         ("route closed", vec![Control::RouteClosed { route }]),
         ("reflect", vec![Control::Reflect { token }]),
         ("reflected, seen at 192.0.2.1:4660", vec![Control::Reflected { token, observed: v4 }]),
+        ("test: probe", vec![Control::Test { token, test: Test::Probe }]),
+        ("tested, seen at 192.0.2.1:4660, second port and another peer", vec![Control::Tested { token, observed: v4, second: true, other: true }]),
+        ("tested, seen at [2001:db8::1]:4660", vec![Control::Tested { token, observed: v6, second: false, other: false }]),
+        ("vouch for 192.0.2.1:4660", vec![Control::Vouch { token, address: v4 }]),
+        ("second port 4660", vec![Control::SecondPort { token, port: 4660 }]),
+        ("again", vec![Control::Again { token }]),
         ("candidates", vec![Control::Candidates { addresses: vec![v4, v6] }]),
     ];
     let control: Vec<Value> = messages
