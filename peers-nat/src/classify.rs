@@ -277,13 +277,13 @@ impl Evidence {
     fn filtering(&self) -> Option<Filtering> {
         let other_address = self.trials.iter().any(|trial| trial.came.1);
         let other_port = self.trials.iter().any(|trial| trial.came.0);
-        let silent = self.trials.iter().filter(|trial| trial.asked.0 && trial.came == (false, false)).count();
+        let silent = |asked: fn(&Trial) -> bool| self.trials.iter().filter(|trial| asked(trial)).count() >= MIN_SILENT;
         if other_address {
             Some(Filtering::EndpointIndependent)
         } else if other_port {
-            Some(Filtering::AddressDependent)
+            silent(|trial| trial.asked.1).then_some(Filtering::AddressDependent)
         } else {
-            (silent >= MIN_SILENT).then_some(Filtering::AddressAndPortDependent)
+            silent(|trial| trial.asked.0).then_some(Filtering::AddressAndPortDependent)
         }
     }
 

@@ -142,7 +142,7 @@ impl Net {
     }
 
     pub(crate) fn config() -> Config {
-        Config { lan: false, target_sessions: 0, ..Config::default() }
+        Config { lan: false, target_sessions: 0, classify: false, ..Config::default() }
     }
 
     pub(crate) fn add(&mut self, nat: Nat) -> usize {
@@ -218,6 +218,23 @@ impl Net {
         if let Some(router) = self.internet.uplink(HostId(n)) {
             self.internet.nat_mut(router).rebind(&mut self.rng);
         }
+    }
+
+    /// A host leaves its network for one behind `nat`, where it has another address.
+    pub(crate) fn move_host(&mut self, n: usize, nat: Nat) {
+        self.number += 1;
+        let low = u8::try_from(self.number % 250).unwrap() + 1;
+        let mut uplink = None;
+        for kind in nat.kinds().iter().rev() {
+            uplink = Some(self.internet.add_router(*kind, uplink, Ipv4Addr::new(52, 0, u8::try_from(n % 250).unwrap(), low).into()));
+        }
+        let inside = IpAddr::from([10, 9, 9, low]);
+        self.internet.move_host(HostId(n), uplink, &[inside]);
+        self.hosts[n].nat = nat;
+        self.hosts[n].inside = vec![SocketAddr::new(inside, PORT)];
+        let (now, inside) = (self.now, self.hosts[n].inside.clone());
+        self.hosts[n].agent.set_local_addresses(now, &inside);
+        self.drain(n);
     }
 
     /// The router next to a host maps a port to it for everyone, as PCP or a person asked it to; returns where.
