@@ -39,7 +39,10 @@ fn made() -> Value {
         ("reflect", vec![Control::Reflect { token }]),
         ("reflected, seen at 192.0.2.1:4660", vec![Control::Reflected { token, observed: v4 }]),
         ("test: probe", vec![Control::Test { token, test: Test::Probe }]),
-        ("tested, seen at 192.0.2.1:4660, second port and another peer", vec![Control::Tested { token, observed: v4, second: true, other: true }]),
+        (
+            "tested, seen at 192.0.2.1:4660, second port and another peer",
+            vec![Control::Tested { token, observed: v4, second: true, other: true }],
+        ),
         ("tested, seen at [2001:db8::1]:4660", vec![Control::Tested { token, observed: v6, second: false, other: false }]),
         ("vouch for 192.0.2.1:4660", vec![Control::Vouch { token, address: v4 }]),
         ("second port 4660", vec![Control::SecondPort { token, port: 4660 }]),
