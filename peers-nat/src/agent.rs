@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use peers_crypto::{DATA_HEADER, DatagramKind, DeviceKey, Freshness, Gate, MAX_DATAGRAM, MAX_PLAINTEXT};
+use peers_crypto::{DATA_HEADER, DatagramKind, DeviceKey, Freshness, Gate, MAX_DATAGRAM, MAX_PLAINTEXT, hash};
 use peers_wire::{PeerId, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -24,10 +24,13 @@ use crate::limits::{Bucket, Ledger};
 use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, SocketId, Transmit};
 use crate::paths::Link;
 use crate::peer::{MAX_TAG, Peer, Sent};
+use crate::probe::Tag;
+use crate::punch::Sprays;
 use crate::reflect::Reflections;
 use crate::reflexive::Reflexive;
 use crate::relay::{self, Table};
 use crate::sockets::Sockets;
+use crate::survey::Survey;
 use crate::timers::Timers;
 use crate::vouch::Vouching;
 
@@ -71,6 +74,8 @@ pub(crate) enum Timer {
     Sockets,
     Check,
     Lifetime,
+    Survey,
+    Punch(PeerId),
 }
 
 /// Authenticated, encrypted datagrams to a [`PeerId`], by any path.
@@ -112,6 +117,11 @@ pub struct Agent {
     pub(crate) vouching: Vouching,
     pub(crate) lifetimes: Option<Lifetimes>,
     pub(crate) sockets: Sockets,
+    pub(crate) survey: Survey,
+    pub(crate) sprays: Sprays,
+    pub(crate) tags: HashMap<Tag, PeerId>,
+    /// What the tokens of probes are made from.
+    pub(crate) secret: [u8; 32],
     /// The socket that the datagram in hand came by.
     pub(crate) arrival: SocketId,
     pub(crate) timers: Timers<Timer>,
@@ -157,6 +167,10 @@ impl Agent {
             vouching: Vouching::default(),
             lifetimes: None,
             sockets: Sockets::default(),
+            survey: Survey::default(),
+            sprays: Sprays::default(),
+            tags: HashMap::new(),
+            secret: hash(&[b"peers probe secret", &seed]),
             arrival: SocketId::MAIN,
             timers,
             stats: Stats::default(),
@@ -185,6 +199,8 @@ impl Agent {
         }
         self.reflexive = Reflexive::default();
         self.forget_check(now);
+        self.survey = Survey::default();
+        self.sockets.close_all();
         self.reset_back_off(now);
         for id in self.connected.clone() {
             self.ping_selected(now, id);
@@ -308,6 +324,7 @@ impl Agent {
             Some(DatagramKind::Relayed) => self.on_relayed(now, wall, remote, datagram),
             Some(DatagramKind::Beacon) => self.on_beacon(now, wall, remote, &datagram),
             Some(DatagramKind::Probe) if self.on_test_probe(now, remote, &datagram) => {}
+            Some(DatagramKind::Probe) => self.on_probe(now, remote, &datagram),
             Some(DatagramKind::XxFirst) => self.on_xx_first(now, remote, &datagram),
             Some(DatagramKind::XxSecond) => self.on_xx_second(now, wall, &datagram),
             Some(kind) => self.on_inner(now, wall, Link::Direct(remote), kind, datagram),
@@ -354,6 +371,8 @@ impl Agent {
                 Timer::Sockets => self.on_sockets_timer(now),
                 Timer::Check => self.on_check_timer(now),
                 Timer::Lifetime => self.on_lifetime_timer(now),
+                Timer::Survey => self.end_survey(now),
+                Timer::Punch(peer) => self.on_punch_timer(now, peer),
                 Timer::Relay => {
                     if let Some(next) = self.table.expire(now) {
                         self.timers.set(Timer::Relay, next);

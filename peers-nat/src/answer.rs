@@ -32,7 +32,7 @@ impl Agent {
             return;
         }
         let (index, token) = (self.random_index(), self.rng.random());
-        let answer = Answer { token, observed: link.address() }.encode();
+        let answer = Answer { token, observed: link.address(), mapping: self.mapping() }.encode();
         let (remote, timestamp, early, session, reply) = match respond(&self.key, datagram, index, &answer, &mut self.rng) {
             Ok(Response::Ik { remote, timestamp, early, session, reply }) => (remote, timestamp, early, session, Bytes::from(reply)),
             Ok(Response::Xx { .. }) => return,
@@ -69,11 +69,13 @@ impl Agent {
         }
         self.digests.insert(digest, remote);
         self.indices.insert(index, Slot::Session(remote));
+        self.agree_on_tag(remote, offer.tag);
         self.stats.answered += 1;
         self.send_raw(link, reply);
         self.arm(remote);
         if let (Some(seen), Link::Relayed { via, .. }) = (seen, link) {
             self.introduced_by(now, remote, via, seen, &offer.candidates);
+            self.begin_punch(now, remote, offer.mapping, offer.wanted);
         }
         if !offer.early.is_empty() {
             self.stats.early += 1;

@@ -10,6 +10,8 @@ use peers_wire::{DecodeError, PeerId, Reader, Writer};
 
 use crate::address;
 use crate::early::MAX_EARLY;
+use crate::ports::Mapping;
+use crate::probe::Tag;
 
 /// First plaintext byte of a datagram that carries control messages.
 pub(crate) const CONTROL: u8 = 0;
@@ -71,6 +73,8 @@ pub(crate) enum Control<'a> {
     SecondPort { token: Token, port: u16 },
     /// Send one probe with `token` to where you saw the socket of that name.
     Again { token: Token },
+    /// The sender has opened `opened` ports of its NAT to the receiver, between `low` and `high`; none: it steps through its ports as it sends, and `low` was the last.
+    Opened { low: u16, high: u16, opened: u16 },
 }
 
 /// What is to be done for a socket that asks for a test.
@@ -120,6 +124,7 @@ impl Control<'_> {
             Self::Vouch { token, address } => address::write(writer.u8(18).u64(*token), Some(*address)),
             Self::SecondPort { token, port } => drop(writer.u8(19).u64(*token).u16(*port)),
             Self::Again { token } => drop(writer.u8(20).u64(*token)),
+            Self::Opened { low, high, opened } => drop(writer.u8(14).u16(*low).u16(*high).u16(*opened)),
         }
     }
 }
@@ -180,6 +185,13 @@ fn decode_one<'a>(reader: &mut Reader<'a>) -> Result<Control<'a>, DecodeError> {
         18 => Control::Vouch { token: reader.u64()?, address: some_address(reader)? },
         19 => Control::SecondPort { token: reader.u64()?, port: reader.u16()? },
         20 => Control::Again { token: reader.u64()? },
+        14 => {
+            let (low, high, opened) = (reader.u16()?, reader.u16()?, reader.u16()?);
+            if low == 0 || low > high {
+                return Err(DecodeError::Range("ports"));
+            }
+            Control::Opened { low, high, opened }
+        }
         kind => return Err(DecodeError::Kind(kind)),
     })
 }
@@ -210,6 +222,12 @@ fn some_address(reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
 pub(crate) struct Offer {
     /// Names the initiator's side of the connection.
     pub(crate) association: Association,
+    /// Of the probes that both ends send.
+    pub(crate) tag: Tag,
+    /// What the initiator's NAT does.
+    pub(crate) mapping: Mapping,
+    /// The initiator's user asked for the responder.
+    pub(crate) wanted: bool,
     /// Where the initiator may be reached.
     pub(crate) candidates: Vec<SocketAddr>,
     /// For the layer above; to the end.
@@ -219,7 +237,7 @@ pub(crate) struct Offer {
 impl Offer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(64);
-        writer.u32(self.association);
+        writer.u32(self.association).u64(self.tag).u8(self.mapping as u8).u8(self.wanted.into());
         write_candidates(&mut writer, &self.candidates);
         writer.bytes(&self.early);
         writer.finish()
@@ -227,12 +245,18 @@ impl Offer {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let (association, candidates) = (reader.u32()?, read_candidates(&mut reader)?);
+        let (association, tag, mapping) = (reader.u32()?, reader.u64()?, Mapping::read(&mut reader)?);
+        let wanted = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(DecodeError::Range("wanted")),
+        };
+        let candidates = read_candidates(&mut reader)?;
         let early = reader.rest();
         if early.len() > MAX_EARLY {
             return Err(DecodeError::Range("early data"));
         }
-        Ok(Self { association, candidates, early: Bytes::copy_from_slice(early) })
+        Ok(Self { association, tag, mapping, wanted, candidates, early: Bytes::copy_from_slice(early) })
     }
 }
 
@@ -243,18 +267,21 @@ pub(crate) struct Answer {
     pub(crate) token: Token,
     /// Where the responder saw the initiation come from; none through a relay.
     pub(crate) observed: Option<SocketAddr>,
+    /// What the responder's NAT does.
+    pub(crate) mapping: Mapping,
 }
 
 impl Answer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(32);
         address::write(writer.u64(self.token), self.observed);
+        writer.u8(self.mapping as u8);
         writer.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let answer = Self { token: reader.u64()?, observed: address::read(&mut reader)? };
+        let answer = Self { token: reader.u64()?, observed: address::read(&mut reader)?, mapping: Mapping::read(&mut reader)? };
         reader.finish().map(|()| answer)
     }
 }
@@ -325,6 +352,11 @@ mod tests {
             (any::<u64>(), addresses()).prop_map(|(token, address)| Control::Vouch { token, address }),
             any::<(u64, u16)>().prop_map(|(token, port)| Control::SecondPort { token, port }),
             any::<u64>().prop_map(|token| Control::Again { token }),
+            (1..=u16::MAX, any::<u16>(), any::<u16>()).prop_map(|(a, b, opened)| Control::Opened {
+                low: a.min(b.max(1)),
+                high: a.max(b),
+                opened
+            }),
         ]
     }
 
@@ -358,18 +390,21 @@ mod tests {
         }
 
         #[test]
-        fn a_handshakes_payloads_read_back(association: u32, token: u64, observed in proptest::option::of(addresses()), candidates in vec(addresses(), 0..=MAX_CANDIDATES), early in vec(any::<u8>(), 0..=MAX_EARLY)) {
-            let offer = Offer { association, candidates, early: early.into() };
+        fn a_handshakes_payloads_read_back(association: u32, token: u64, observed in proptest::option::of(addresses()), candidates in vec(addresses(), 0..=MAX_CANDIDATES), early in vec(any::<u8>(), 0..=MAX_EARLY), tag: u64) {
+            let offer = Offer { association, tag, mapping: Mapping::Sequential, wanted: true, candidates, early: early.into() };
             prop_assert!(offer.encode().len() <= peers_crypto::MAX_EARLY);
             prop_assert_eq!(Offer::decode(&offer.encode()), Ok(offer));
-            let answer = Answer { token, observed };
+            let answer = Answer { token, observed, mapping: Mapping::Dependent };
             prop_assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
     }
 
     #[test]
     fn more_early_data_than_is_agreed_is_refused() {
-        let offer = |early: usize| Offer { association: 1, candidates: vec![], early: vec![7; early].into() }.encode();
+        let offer = |early: usize| {
+            Offer { association: 1, tag: 2, mapping: Mapping::Unknown, wanted: false, candidates: vec![], early: vec![7; early].into() }
+                .encode()
+        };
         assert!(Offer::decode(&offer(MAX_EARLY)).is_ok());
         assert_eq!(Offer::decode(&offer(MAX_EARLY + 1)), Err(DecodeError::Range("early data")));
     }

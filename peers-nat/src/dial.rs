@@ -110,7 +110,8 @@ impl Agent {
         self.stamp = Timestamp(wall.0.max(self.stamp.0 + 1)).min(Timestamp::MAX);
         let index = self.random_index();
         let association = self.peers.get(&id).map_or_else(|| self.rng.random(), |peer| peer.association);
-        let mut offer = Offer { association, candidates: self.candidates(), early: Bytes::new() }.encode();
+        let (tag, mapping, wanted) = (self.rng.random(), self.mapping(), self.wanted.contains_key(&id));
+        let mut offer = Offer { association, tag, mapping, wanted, candidates: self.candidates(), early: Bytes::new() }.encode();
         let carries = !early.is_empty() && early.len() <= MAX_EARLY && offer.len() + early.len() <= peers_crypto::MAX_EARLY;
         if carries {
             offer.extend_from_slice(early);
@@ -119,6 +120,7 @@ impl Agent {
         let remembered = self.book.address(id).filter(|address| !addresses.contains(address));
         let peer = self.peers.entry(id).or_insert_with(|| Box::new(Peer::new(now, association)));
         peer.introducers.clear();
+        peer.paths.forget_introduction();
         if let Some(address) = remembered {
             peer.paths.probe(now, address, false);
         }
@@ -130,6 +132,7 @@ impl Agent {
         };
         peer.dial = Some(Dial { initiator, purpose, addresses, open: Vec::new(), began: now, sends: 0, probed: false, early: carries });
         self.indices.insert(index, Slot::Dial(id));
+        self.agree_on_tag(id, tag);
         if purpose == Purpose::Exchange {
             self.exchange_dials.insert(id);
         }
@@ -305,6 +308,8 @@ impl Agent {
             self.emit(Event::EarlyTaken { peer: id });
         }
         self.on_established(now, id);
+        self.answer_early_probe(now, id);
+        self.begin_punch(now, id, answer.mapping, false);
         self.on_probe_timer(now, id);
     }
 

@@ -249,31 +249,50 @@ impl Agent {
     /// Probes what is due: with a ping inside the session, or with the handshake while there is none.
     pub(crate) fn on_probe_timer(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        for address in peer.paths.due_probes(now) {
-            if !self.ledger.take(now, address) {
-                self.stats.unsent += 1;
-                continue;
-            }
-            self.stats.probes += 1;
-            self.probe(now, id, address);
+        for (address, before) in peer.paths.due_probes(now) {
+            self.probe(now, id, address, before);
         }
         if let Some(next) = self.peers.get(&id).and_then(|peer| peer.paths.next_probe()) {
             self.timers.set(Timer::Probe(id), next);
         }
     }
 
-    fn probe(&mut self, now: Instant, id: PeerId, address: SocketAddr) {
+    /// Probes an address that someone named, after `before` times. Without a session it is sent the handshake in turns with probes: it may get through sooner than by the relay.
+    fn probe(&mut self, now: Instant, id: PeerId, address: SocketAddr, before: usize) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.sessions.current.is_some() {
-            self.probe_with_ping(now, id, address);
-        } else if let Some(answered) = &mut peer.answered {
-            answered.to = None;
-            let response = answered.response.clone();
-            self.push(address, response);
-        } else if let Some(dial) = &mut peer.dial {
-            dial.probed = true;
-            let initiation = Bytes::copy_from_slice(dial.initiator.datagram());
-            self.push(address, initiation);
+            if self.may_probe(now, address) {
+                self.stats.probes += 1;
+                self.probe_with_ping(now, id, address);
+            }
+            return;
         }
+        let (introduced, turn) = (peer.paths.introduced_at().is_some(), before % 2 == 1);
+        let handshake = match (&mut peer.answered, &mut peer.dial) {
+            // What was answered may be sent at once; what is asked is known to the other end if it was introduced.
+            (Some(answered), _) if turn || before == 0 => {
+                answered.to = None;
+                Some(answered.response.clone())
+            }
+            (None, Some(dial)) if turn || !introduced => {
+                dial.probed = true;
+                Some(Bytes::copy_from_slice(dial.initiator.datagram()))
+            }
+            _ => None,
+        };
+        if let Some(handshake) = handshake.filter(|_| self.may_probe(now, address)) {
+            self.stats.probes += 1;
+            self.push(address, handshake);
+        }
+        if introduced && !turn && self.may_probe(now, address) {
+            self.send_probe(id, self.sockets.of(address), None, address);
+        }
+    }
+
+    /// Whether one more probe may go to `address`; it is counted.
+    fn may_probe(&mut self, now: Instant, address: SocketAddr) -> bool {
+        let may = self.ledger.take(now, address);
+        self.stats.unsent += u64::from(!may);
+        may
     }
 }

@@ -37,12 +37,15 @@ mod output;
 mod paths;
 mod peer;
 pub mod portmap;
+mod ports;
 mod probe;
+mod punch;
 mod reflect;
 mod reflexive;
 mod relay;
 mod sessions;
 mod sockets;
+mod survey;
 mod timers;
 #[cfg(test)]
 mod vector_tests;

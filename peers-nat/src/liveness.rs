@@ -23,7 +23,7 @@ const REPAIR_PINGS: (usize, usize) = (2, 3);
 /// Pause after which an introduction that a relay did not confirm is asked for again. It doubles each time: so does that between attempts to get back to a direct path, from the third step on.
 const PUNCH_PAUSE: Duration = Duration::from_millis(1250);
 /// The step at which the first attempt after the death of a direct path is made, and the last.
-const PUNCHES: (u32, u32) = (2, 8);
+pub(crate) const PUNCHES: (u32, u32) = (2, 8);
 /// After so many the peer no longer counts as one that works.
 pub(crate) const SUSPECT_PINGS: usize = 2;
 /// Pause between pings that are to prove an address that was heard.
@@ -145,6 +145,7 @@ impl Agent {
                 Control::Vouch { token, address } => self.on_vouch(now, id, token, address),
                 Control::SecondPort { token, port } => self.on_second_port(now, id, token, port),
                 Control::Again { token } => self.on_again(now, id, token),
+                Control::Opened { low, high, opened } => self.on_opened(now, id, link, low, high, opened),
             }
         }
     }
@@ -195,6 +196,7 @@ impl Agent {
     /// A session is in use from now on; tells the layer above if it is the first.
     pub(crate) fn on_established(&mut self, now: Instant, id: PeerId) {
         self.stats.sessions += 1;
+        self.answer_early_probe(now, id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = peer.paths.selected() else { return };
         if peer.connected() {
@@ -251,8 +253,15 @@ impl Agent {
             peer.paths.prove(now, link, suspect);
             peer.paths.measured(link, rtt.unwrap_or_default());
         } else if !peer.paths.answered(now, link, token, suspect) {
-            return;
+            let Link::Direct(address) = link else { return };
+            if !self.is_token(id, address, token) {
+                return;
+            }
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.paths.probe_answered(now, address, suspect);
+            }
         }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(address) = peer.paths.proven_address() {
             self.book.connected_at(id, address);
         }
@@ -283,6 +292,7 @@ impl Agent {
             peer.told = Some(link);
             if let (Link::Relayed { .. }, Link::Direct(_)) = (told, link) {
                 self.timers.clear(Timer::Repair(id));
+                self.end_punch(id);
             }
             self.stats.moves += 1;
             self.emit(Event::PathChanged { peer: id, path: link.into() });
@@ -303,6 +313,7 @@ impl Agent {
         self.on_reporter(now, by, seen);
         if self.reflexive.report(by, seen) {
             self.emit(Event::Reflexive(seen));
+            self.survey_if_needed(now);
         }
     }
 
@@ -538,10 +549,14 @@ impl Agent {
     /// Removes all that is kept of a peer.
     pub(crate) fn forget(&mut self, id: PeerId) {
         self.end_dial(id);
-        for timer in [Timer::Peer(id), Timer::Probe(id), Timer::Repair(id)] {
+        for timer in [Timer::Peer(id), Timer::Probe(id), Timer::Repair(id), Timer::Punch(id)] {
             self.timers.clear(timer);
         }
+        self.end_punch(id);
         let Some(peer) = self.peers.remove(&id) else { return };
+        for tag in peer.tags.into_iter().flatten() {
+            self.tags.remove(&tag);
+        }
         for index in peer.sessions.indices() {
             self.indices.remove(&index);
         }

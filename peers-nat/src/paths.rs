@@ -79,6 +79,8 @@ struct Relayed {
 struct Probed {
     address: SocketAddr,
     sent: usize,
+    since: Instant,
+    last: Instant,
     due: Instant,
 }
 
@@ -231,6 +233,15 @@ impl Paths {
         true
     }
 
+    /// A probe of `address` was answered, which proves it.
+    pub(crate) fn probe_answered(&mut self, now: Instant, address: SocketAddr, suspect: bool) {
+        let sent = self.probed.iter().find(|probed| probed.address == address).map(|probed| probed.last);
+        self.prove(now, Link::Direct(address), suspect);
+        if let Some(sent) = sent {
+            self.measured(Link::Direct(address), now.duration_since(sent));
+        }
+    }
+
     /// A round trip by `link` took `rtt`.
     pub(crate) fn measured(&mut self, link: Link, rtt: Duration) {
         if self.selected == Some(link) {
@@ -324,6 +335,11 @@ impl Paths {
         self.introduced_at = Some(seen);
     }
 
+    /// A new handshake begins: nobody has introduced us yet.
+    pub(crate) const fn forget_introduction(&mut self) {
+        self.introduced_at = None;
+    }
+
     /// Forgets the routes through `via`, or only `route`; returns whether the one in use was among them. Another path is then in use, if there is one.
     pub(crate) fn remove_relay(&mut self, now: Instant, via: PeerId, route: Option<Route>) -> bool {
         let gone = |relay: PeerId, on: Route| relay == via && route.is_none_or(|route| route == on);
@@ -352,20 +368,26 @@ impl Paths {
         let reached = self.proven_address().filter(|_| !doubt).map(rank);
         let known = self.probed.iter().any(|probed| probed.address == address) || (self.is_at(address) && !doubt);
         if !known && self.probed.len() < MAX_PROBED && reached.is_none_or(|reached| rank(address) < reached) {
-            self.probed.push(Probed { address, sent: 0, due: now });
+            self.probed.push(Probed { address, sent: 0, since: now, last: now, due: now });
         }
     }
 
-    /// The addresses to probe now; each is due again after a growing pause, a bounded number of times.
-    pub(crate) fn due_probes(&mut self, now: Instant) -> Vec<SocketAddr> {
+    /// The addresses to probe now, and how often that was done before; each is due again after a growing pause, a bounded number of times.
+    pub(crate) fn due_probes(&mut self, now: Instant) -> Vec<(SocketAddr, usize)> {
         let mut due = Vec::new();
         for probed in self.probed.iter_mut().filter(|probed| probed.due <= now) {
-            due.push(probed.address);
+            due.push((probed.address, probed.sent));
+            probed.last = now;
             probed.due = now + PROBE_PAUSES.get(probed.sent).copied().unwrap_or_default();
             probed.sent += 1;
         }
         self.probed.retain(|probed| probed.sent <= PROBE_PAUSES.len());
         due
+    }
+
+    /// Since when an address is probed.
+    pub(crate) fn probed_since(&self) -> Option<Instant> {
+        self.probed.iter().map(|probed| probed.since).min()
     }
 
     /// When an address is to be probed next.

@@ -10,7 +10,10 @@ use peers_wire::PeerId;
 use crate::control::{Association, Token};
 use crate::limits::Bucket;
 use crate::liveness::SUSPECT_PINGS;
+use crate::output::SocketId;
 use crate::paths::{Link, Paths};
+use crate::probe::Tag;
+use crate::punch::Punch;
 use crate::sessions::Sessions;
 use crate::vouch::TESTS;
 
@@ -30,6 +33,8 @@ const INTRODUCTIONS: (u32, u32) = (64, 8);
 const SAMPLES: (u32, u32) = (4, 1);
 /// Reflections that one peer may ask for at once, and per second in the long run.
 const REFLECTIONS: (u32, u32) = (64, 4);
+/// Probes of one peer that are answered at once, and per second in the long run.
+const PROBES: (u32, u32) = (16, 4);
 
 /// A peer that we have a session with, or are about to.
 #[derive(Debug)]
@@ -52,6 +57,13 @@ pub(crate) struct Peer {
     pub(crate) samples: Bucket,
     pub(crate) reflections: Bucket,
     pub(crate) tests: Bucket,
+    pub(crate) probes: Bucket,
+    /// Of the probes that we and the peer send each other: of the last handshake, and of the one before.
+    pub(crate) tags: [Option<Tag>; 2],
+    /// A probe that came before there was a session: by which socket, from where, and its token.
+    pub(crate) early_probe: Option<(SocketId, SocketAddr, Token)>,
+    /// What is under way to get to a direct path, beside ordinary probes.
+    pub(crate) punch: Option<Box<Punch>>,
     /// When we last asked this peer for a sample of its peers.
     pub(crate) asked: Option<Instant>,
     /// How far attempts to get to a direct path have come: the pause before the next doubles with each step.
@@ -144,6 +156,10 @@ impl Peer {
             samples: Bucket::new(SAMPLES.0, SAMPLES.1),
             reflections: Bucket::new(REFLECTIONS.0, REFLECTIONS.1),
             tests: Bucket::new(TESTS.0, TESTS.1),
+            probes: Bucket::new(PROBES.0, PROBES.1),
+            tags: [None; 2],
+            early_probe: None,
+            punch: None,
             asked: None,
             punches: 0,
         }

@@ -2,8 +2,6 @@
 //!
 //! It is the Binding request of RFC 8489 (STUN), inside a session. It changes no path: neither end takes the address for one of the other's.
 
-#![allow(dead_code, reason = "used by what follows")]
-
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -123,7 +121,10 @@ impl Agent {
     }
 
     /// A peer has seen what we sent it by an auxiliary socket, or the main one, at `observed`.
-    fn on_reflection(&mut self, now: Instant, _reflection: Reflection, token: Token, observed: SocketAddr) {
-        let _ = self.on_offer(now, token, observed) || self.on_check_reflection(token, observed);
+    fn on_reflection(&mut self, now: Instant, reflection: Reflection, token: Token, observed: SocketAddr) {
+        let _ = self.on_survey(now, &reflection, token, observed)
+            || self.on_bracket(now, token, observed)
+            || self.on_offer(now, token, observed)
+            || self.on_check_reflection(token, observed);
     }
 }

@@ -83,6 +83,11 @@ impl Sessions {
         self.current.iter_mut().chain(&mut self.others).find(|keyed| keyed.session.local_index() == index)
     }
 
+    /// The session in use, or else the one that began last.
+    pub(crate) fn newest(&mut self) -> Option<&mut Keyed> {
+        self.current.as_mut().or_else(|| self.others.last_mut())
+    }
+
     /// The session `index` is the one in use.
     pub(crate) fn is_current(&self, index: u32) -> bool {
         self.current.as_ref().is_some_and(|current| current.session.local_index() == index)

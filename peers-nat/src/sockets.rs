@@ -3,8 +3,6 @@
 //! A NAT gives each socket a public port of its own. A socket beside the main one shows how the NAT chooses ports, and hundreds of them make one that a peer's probes find. The one that was
 //! found carries on the session, as only its mapping lets the peer in.
 
-#![allow(dead_code, reason = "used by what follows")]
-
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -77,6 +75,12 @@ impl Sockets {
         }
     }
 
+    /// Closes all: the network has changed.
+    pub(crate) fn close_all(&mut self) {
+        self.bound.clear();
+        self.closed.extend(core::mem::take(&mut self.open).into_keys());
+    }
+
     /// Closes what has served its time and is not `in_use`; returns when to look again.
     fn expire(&mut self, now: Instant, in_use: impl Fn(SocketAddr, PeerId) -> bool) -> Option<Instant> {
         self.bound.retain(|address, (_, peer)| in_use(*address, *peer));
@@ -112,8 +116,12 @@ impl Agent {
     }
 
     /// The peer `id` was heard by `link`, by the socket that the datagram in hand came by.
+    ///
+    /// If the peer has been found by another one before, that stays in use: it is its mapping that is kept open.
     pub(crate) fn bind_socket(&mut self, link: Link, id: PeerId) {
-        if let (Link::Direct(address), true) = (link, self.arrival != SocketId::MAIN) {
+        if let (Link::Direct(address), true) = (link, self.arrival != SocketId::MAIN)
+            && !self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address))
+        {
             self.sockets.bind(address, self.arrival, id);
         }
     }

@@ -9,6 +9,7 @@ use peers_wire::PeerId;
 use serde_json::{Value, json};
 
 use crate::control::{Answer, Control, Offer, Test, decode, plaintext};
+use crate::ports::Mapping;
 use crate::{PUBLIC_SWARM, beacon, relay};
 
 fn hex(bytes: &[u8]) -> String {
@@ -38,6 +39,7 @@ fn made() -> Value {
         ("route closed", vec![Control::RouteClosed { route }]),
         ("reflect", vec![Control::Reflect { token }]),
         ("reflected, seen at 192.0.2.1:4660", vec![Control::Reflected { token, observed: v4 }]),
+        ("opened", vec![Control::Opened { low: 1024, high: 65535, opened: 512 }]),
         ("test: probe", vec![Control::Test { token, test: Test::Probe }]),
         (
             "tested, seen at 192.0.2.1:4660, second port and another peer",
@@ -61,13 +63,13 @@ fn made() -> Value {
     json!({
         "control": control,
         "offer": [
-            { "association": 9, "candidates": [], "bytes": hex(&Offer { association: 9, candidates: vec![], early: Bytes::new() }.encode()) },
-            { "association": 9, "candidates": [v4, v6], "bytes": hex(&Offer { association: 9, candidates: vec![v4, v6], early: Bytes::new() }.encode()) },
-            { "association": 9, "candidates": [v4], "early": "early", "bytes": hex(&Offer { association: 9, candidates: vec![v4], early: "early".into() }.encode()) },
+            { "association": 9, "tag": "0102030405060708", "mapping": 1, "wanted": true, "candidates": [], "bytes": hex(&Offer { association: 9, tag: token, mapping: Mapping::Independent, wanted: true, candidates: vec![], early: Bytes::new() }.encode()) },
+            { "association": 9, "tag": "0102030405060708", "mapping": 1, "wanted": true, "candidates": [v4, v6], "bytes": hex(&Offer { association: 9, tag: token, mapping: Mapping::Independent, wanted: true, candidates: vec![v4, v6], early: Bytes::new() }.encode()) },
+            { "association": 9, "tag": "0102030405060708", "mapping": 3, "wanted": false, "candidates": [v4], "early": "early", "bytes": hex(&Offer { association: 9, tag: token, mapping: Mapping::Sequential, wanted: false, candidates: vec![v4], early: "early".into() }.encode()) },
         ],
         "answer": [
-            { "token": "0102030405060708", "observed": v4, "bytes": hex(&Answer { token, observed: Some(v4) }.encode()) },
-            { "token": "0102030405060708", "observed": null, "bytes": hex(&Answer { token, observed: None }.encode()) },
+            { "token": "0102030405060708", "observed": v4, "mapping": 0, "bytes": hex(&Answer { token, observed: Some(v4), mapping: Mapping::Unknown }.encode()) },
+            { "token": "0102030405060708", "observed": null, "mapping": 3, "bytes": hex(&Answer { token, observed: None, mapping: Mapping::Sequential }.encode()) },
         ],
         "relayed": [{ "route": "1112131415161718", "datagram": "04aabb", "bytes": hex(&relay::wrap(route, &[4, 0xaa, 0xbb])) }],
         "beacon": [

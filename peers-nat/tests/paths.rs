@@ -23,17 +23,16 @@ fn introduced(a: Nat, b: Nat, relays: usize) -> (Net, usize, usize, Vec<usize>) 
     (net, a, b, relays)
 }
 
-/// What the filtering and mapping of two NATs allow without prediction or luck.
+/// All but two NATs that both give each destination a random port.
 fn can_be_direct(a: Nat, b: Nat) -> bool {
-    use Nat::{PortRestricted, Symmetric};
-    !matches!((a, b), (Symmetric, PortRestricted | Symmetric) | (PortRestricted, Symmetric))
+    (a, b) != (Nat::Symmetric, Nat::Symmetric)
 }
 
 #[test]
 fn every_pair_of_nats_connects_through_a_common_peer_and_goes_direct_where_it_can() {
     for a_nat in NATS {
         for b_nat in NATS {
-            let (mut net, a, b, _) = introduced(a_nat, b_nat, 1);
+            let (mut net, a, b, _) = introduced(a_nat, b_nat, 3);
             net.connect(a, b, &[]);
             let connected = net.run_until(seconds(5), |net| net.is_connected(a, b)).unwrap();
             assert!(connected < Duration::from_millis(300), "{a_nat:?} {b_nat:?} {connected:?}");

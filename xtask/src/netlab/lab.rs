@@ -183,12 +183,12 @@ impl Nodes {
         }
     }
 
-    /// Waits until each of `nodes` has a session with `peer`; returns whether they do in time.
-    pub(crate) async fn all_know(&mut self, nodes: &[usize], peer: &str, time: Duration) -> bool {
-        let (deadline, mut missing) = (Instant::now() + time, nodes.to_vec());
+    /// Waits until `node` has a session with each of `peers`; returns whether it does in time.
+    pub(crate) async fn knows(&mut self, node: usize, peers: &[String], time: Duration) -> bool {
+        let (deadline, mut missing) = (Instant::now() + time, peers.to_vec());
         while !missing.is_empty() {
             match self.next(deadline).await {
-                Some((who, Said { what: What::Connected { peer: with, .. }, .. })) if with == peer => missing.retain(|node| *node != who),
+                Some((who, Said { what: What::Connected { peer: with, .. }, .. })) if who == node => missing.retain(|peer| *peer != with),
                 Some(_) => {}
                 None => return false,
             }

@@ -111,7 +111,9 @@ fn print(args: &Args, report: &Report) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The port of the public peer.
+/// Hosts of the public peers: as many as it takes for nobody to be believed alone.
+const PUBLIC: [&str; 3] = ["pub", "pub2", "pub3"];
+/// The port of each.
 const PUBLIC_PORT: u16 = 4000;
 
 /// Measures each pair in turn, in one lab.
@@ -119,7 +121,7 @@ async fn measure(args: &Args, pairs: &[(&str, &str)]) -> anyhow::Result<Vec<Row>
     if pairs.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut spec, mut delayed) = (vec!["host pub".to_owned()], vec!["pub".to_owned()]);
+    let (mut spec, mut delayed) = (vec![format!("host {}", PUBLIC.join(" "))], PUBLIC.map(str::to_owned).to_vec());
     let (mut lossy, mut routers) = (Vec::new(), BTreeMap::new());
     for (side, label) in pairs.iter().flat_map(|(a, b)| [("a", *a), ("b", *b)]) {
         if routers.contains_key(&(side, label)) {
@@ -141,15 +143,17 @@ async fn measure(args: &Args, pairs: &[(&str, &str)]) -> anyhow::Result<Vec<Row>
     for (router, loss) in lossy {
         lab.call(&["loss", &router, loss]).await?;
     }
-    let address = lab.call(&["addr", "pub"]).await?;
-    let mut public = Nodes::new();
-    let (_, relay) = public.start(&lab, "pub", &["--listen", &format!("0.0.0.0:{PUBLIC_PORT}")]).await?;
-    let bootstrap = format!("{address}:{PUBLIC_PORT}");
+    let (mut public, mut relays, mut bootstrap) = (Nodes::new(), Vec::new(), Vec::new());
+    for host in PUBLIC {
+        let (_, id) = public.start(&lab, host, &["--listen", &format!("0.0.0.0:{PUBLIC_PORT}")]).await?;
+        relays.push(id);
+        bootstrap.push(format!("{}:{PUBLIC_PORT}", lab.call(&["addr", host]).await?));
+    }
     let mut rows = Vec::new();
     for (a, b) in pairs {
         let mut outcomes = Vec::new();
         for _ in 0..args.runs {
-            outcomes.push(once(&lab, [&routers[&("a", *a)], &routers[&("b", *b)]], &bootstrap, &relay).await?);
+            outcomes.push(once(&lab, [&routers[&("a", *a)], &routers[&("b", *b)]], &bootstrap, &relays).await?);
         }
         let row = Row::new(a, b, args.runs, &outcomes);
         eprintln!("{row}");
@@ -158,10 +162,10 @@ async fn measure(args: &Args, pairs: &[(&str, &str)]) -> anyhow::Result<Vec<Row>
     Ok(rows)
 }
 
-/// Two fresh nodes that know the public one: the first wants the second.
-async fn once(lab: &Lab, hosts: [&str; 2], bootstrap: &str, relay: &str) -> anyhow::Result<Outcome> {
+/// Two fresh nodes that know the public ones: the first wants the second.
+async fn once(lab: &Lab, hosts: [&str; 2], bootstrap: &[String], relays: &[String]) -> anyhow::Result<Outcome> {
     let mut nodes = Nodes::new();
-    let Some([(a, _), (b, b_id)]) = nodes.start_pair(lab, hosts, &[bootstrap], &[relay]).await? else { return Ok(Outcome::default()) };
+    let Some([(a, _), (b, b_id)]) = nodes.start_pair(lab, hosts, bootstrap, relays).await? else { return Ok(Outcome::default()) };
     let before = nodes.datagrams(a).await? + nodes.datagrams(b).await?;
     nodes.tell(a, &format!("connect {b_id}")).await?;
     let (mut asked, mut first_byte, mut direct) = (None, None, [None; 2]);
@@ -170,7 +174,7 @@ async fn once(lab: &Lab, hosts: [&str; 2], bootstrap: &str, relay: &str) -> anyh
         match what {
             What::Asked => asked = Some(at),
             What::Data { .. } if who == b => first_byte = first_byte.or(Some(at)),
-            What::Connected { peer, direct: is } | What::Path { peer, direct: is } if peer != relay => {
+            What::Connected { peer, direct: is } | What::Path { peer, direct: is } if !relays.contains(&peer) => {
                 direct[usize::from(who == b)] = is.then_some(at);
             }
             _ => {}
@@ -200,21 +204,17 @@ impl Nodes {
         &mut self,
         lab: &Lab,
         hosts: [&str; 2],
-        bootstrap: &[&str],
-        relays: &[&str],
+        bootstrap: &[String],
+        relays: &[String],
     ) -> anyhow::Result<Option<[(usize, String); 2]>> {
-        let arguments: Vec<&str> = bootstrap.iter().flat_map(|address| ["--bootstrap", address]).collect();
+        let arguments: Vec<&str> = bootstrap.iter().flat_map(|address| ["--bootstrap", address.as_str()]).collect();
         let first = self.start(lab, hosts[0], &arguments).await?;
-        for relay in relays {
-            if !self.all_know(&[first.0], relay, MEETING).await {
-                return Ok(None);
-            }
+        if !self.knows(first.0, relays, MEETING).await {
+            return Ok(None);
         }
         let second = self.start(lab, hosts[1], &arguments).await?;
-        for relay in relays {
-            if !self.all_know(&[second.0], relay, MEETING).await {
-                return Ok(None);
-            }
+        if !self.knows(second.0, relays, MEETING).await {
+            return Ok(None);
         }
         sleep(REST).await;
         Ok(Some([first, second]))

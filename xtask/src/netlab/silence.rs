@@ -52,7 +52,9 @@ async fn once(lab: &Lab, fault: &[&str]) -> anyhow::Result<Option<f64>> {
     let mut public = Nodes::new();
     let (_, relay) = public.start(lab, "pub", &["--listen", "0.0.0.0:4000"]).await?;
     let mut nodes = Nodes::new();
-    let Some([(a, a_id), (b, b_id)]) = nodes.start_pair(lab, ["a", "b"], &[&format!("{address}:4000")], &[&relay]).await? else {
+    let Some([(a, a_id), (b, b_id)]) =
+        nodes.start_pair(lab, ["a", "b"], &[format!("{address}:4000")], std::slice::from_ref(&relay)).await?
+    else {
         bail!("the nodes do not meet the public one");
     };
     nodes.tell(a, &format!("connect {b_id}")).await?;
