@@ -4,6 +4,8 @@ use core::net::{IpAddr, SocketAddr};
 
 use peers_wire::{DecodeError, Reader};
 
+use crate::classify;
+
 /// What the public port of a socket depends on, as far as it concerns who wants to reach it.
 ///
 /// Source: RFC 4787, section 4.1.
@@ -73,6 +75,19 @@ pub(crate) fn judge(ports: &[u16]) -> Option<Allocation> {
     // Those that were seen lie inside: the ends are as far away again as the seen are from each other, with some to spare.
     let beyond = 3 * spread / u16::try_from(ports.len() - 1).unwrap_or(u16::MAX);
     Some(Allocation::Range(low.saturating_sub(beyond).max(1), high.saturating_add(beyond)))
+}
+
+impl From<classify::Allocation> for Allocation {
+    fn from(seen: classify::Allocation) -> Self {
+        match seen {
+            classify::Allocation::Sequential { .. } => Self::Sequential,
+            classify::Allocation::Block { low, high } => {
+                let beyond = (high - low) / 4;
+                Self::Range(low.saturating_sub(beyond).max(1), high.saturating_add(beyond))
+            }
+            classify::Allocation::Preserved | classify::Allocation::Random => ANY,
+        }
+    }
 }
 
 impl Allocation {

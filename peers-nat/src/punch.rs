@@ -44,6 +44,9 @@ const MAX_BRACKET: u16 = 64;
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// An attempt that has come to nothing is repeated with a new introduction after so long, by the initiator; then at doubling pauses, as often as a lost direct path is looked for.
 const AGAIN: Duration = Duration::from_secs(10);
+/// After a NAT has stopped giving out ports, so much fewer are opened to the next peer, but at least so many.
+const QUOTA_STEP: usize = 4;
+const QUOTA_FLOOR: u16 = 16;
 /// Pause before looking again whether another attempt is over.
 const BUSY: Duration = Duration::from_millis(250);
 /// Attempts that spray the addresses of one network, and all, within [`SPRAY_WINDOW`].
@@ -58,6 +61,8 @@ pub(crate) struct Punch {
     wanted: bool,
     stage: Stage,
     sockets: Vec<SocketId>,
+    /// Shows whether our NAT still gave out ports after all were opened.
+    canary: Option<Token>,
     /// The socket that the other end has found, and when.
     found: Option<(SocketId, Instant)>,
     /// What the other end said of the ports that it has opened.
@@ -159,6 +164,11 @@ impl Peer {
         punch.found.is_some_and(|(found, _)| found == socket)
     }
 
+    /// Who relays between us.
+    fn relay(&self, now: Instant) -> Option<PeerId> {
+        self.paths.usable(now).find_map(|link| if let Link::Relayed { via, .. } = link { Some(via) } else { None })
+    }
+
     /// Where its NAT is, if a relay that we reach it through has said so.
     fn attested(&self) -> Option<SocketAddr> {
         let relayed = matches!(self.paths.selected(), None | Some(Link::Relayed { .. }));
@@ -172,11 +182,12 @@ impl Agent {
         self.end_punch(id);
         let wanted = wanted || self.wanted.contains_key(&id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let via = peer.paths.usable(now).find_map(|link| if let Link::Relayed { via, .. } = link { Some(via) } else { None });
+        let via = peer.relay(now);
         if peer.attested().is_none() {
             return;
         }
-        peer.punch = Some(Box::new(Punch { theirs, wanted, stage: Stage::Waiting, sockets: Vec::new(), found: None, told: None }));
+        peer.punch =
+            Some(Box::new(Punch { theirs, wanted, stage: Stage::Waiting, sockets: Vec::new(), canary: None, found: None, told: None }));
         let probed = peer.paths.probed_since().unwrap_or(now);
         let rtt = via.and_then(|via| self.peers.get(&via)).and_then(|relay| relay.paths.rtt()).unwrap_or_default();
         self.timers.set(Timer::Punch(id), (probed + (rtt * 5 / 4).clamp(WAIT.0, WAIT.1)).max(now));
@@ -243,12 +254,12 @@ impl Agent {
                 }
             }
             Role::Opens | Role::Steps if self.is_punching(id) => self.stage(id, now + BUSY, Stage::Waiting),
-            Role::Opens => match self.survey.allocation {
+            Role::Opens => match self.allocation() {
                 Some(Allocation::Sequential) => self.bracket(now, id, Some(target)),
                 _ if !wanted => self.end_punch(id),
                 range => {
                     let range = range.unwrap_or(ports::ANY);
-                    let (left, (low, high)) = (range.sockets(), range.limits());
+                    let (left, (low, high)) = (range.sockets().min(self.survey.most.unwrap_or(u16::MAX)), range.limits());
                     // The ports are open long before the word of it has come through the relay.
                     self.say_opened(now, id, low, high, left);
                     self.open_ports(now, id, target, left);
@@ -288,6 +299,17 @@ impl Agent {
             self.stage(id, now + OPENING.1, Stage::Opening { left: left - batch });
         } else {
             self.stage(id, now + OPEN_TIME, Stage::Listening);
+            self.look_for_quota(now, id);
+        }
+    }
+
+    /// One more socket, which a peer is to see: if it does not, the NAT gives us no more ports.
+    fn look_for_quota(&mut self, now: Instant, id: PeerId) {
+        let via = self.peers.get(&id).and_then(|peer| peer.relay(now));
+        let socket = self.auxiliary(now, id);
+        let canary = via.zip(socket).and_then(|(via, socket)| self.ask_reflection(now, via, socket, None));
+        if let Some(punch) = self.peers.get_mut(&id).and_then(|peer| peer.punch.as_mut()) {
+            punch.canary = canary;
         }
     }
 
@@ -329,6 +351,10 @@ impl Agent {
     pub(crate) fn on_bracket(&mut self, now: Instant, token: Token, observed: SocketAddr) -> bool {
         let (mut asked_for, mut done) = (false, None);
         for (id, peer) in &mut self.peers {
+            if let Some(punch) = peer.punch.as_mut().filter(|punch| punch.canary == Some(token)) {
+                punch.canary = None;
+                return true;
+            }
             let Some(Stage::Bracketing { asked, opened }) = peer.punch.as_mut().map(|punch| &mut punch.stage) else { continue };
             let Some((_, port)) = asked.iter_mut().find(|(asked, _)| *asked == token) else { continue };
             asked_for = true;
@@ -438,6 +464,10 @@ impl Agent {
 
     /// The peer stays behind its relay; the initiator tries again, less and less often.
     fn attempt_failed(&mut self, now: Instant, id: PeerId) {
+        let punch = self.peers.get(&id).and_then(|peer| peer.punch.as_ref());
+        if let Some(punch) = punch.filter(|punch| punch.canary.is_some()) {
+            self.survey.most = Some(u16::try_from(punch.sockets.len() / QUOTA_STEP).unwrap_or(u16::MAX).max(QUOTA_FLOOR));
+        }
         self.end_punch(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let initiated = peer.sessions.current.as_ref().is_some_and(|keyed| keyed.initiated);

@@ -1,4 +1,4 @@
-//! A look at our own NAT: how it gives out ports, and how many routers there are on the way to a peer.
+//! A quick look at our own NAT for the sake of reaching a peer: how it gives out ports, and how many routers there are on the way out. [`check`](crate::check) takes longer, and is harder to deceive.
 
 use core::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use peers_wire::PeerId;
 
 use crate::address::{self, Scope};
 use crate::agent::{Agent, Timer};
+use crate::classify;
 use crate::control::Token;
 use crate::output::SocketId;
 use crate::ports::{self, Allocation, Mapping};
@@ -23,7 +24,9 @@ const TIME: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// How it gives out ports, once that was looked at.
-    pub(crate) allocation: Option<Allocation>,
+    allocation: Option<Allocation>,
+    /// Most ports that are opened at once: fewer than it gives out, if it has stopped before.
+    pub(crate) most: Option<u16>,
     /// How many routers are passed on the way to a peer out there.
     routers: Option<u8>,
     done: bool,
@@ -55,10 +58,22 @@ fn is_global(seen: &SocketAddr) -> bool {
 }
 
 impl Agent {
-    /// What our NAT does, as far as reports tell.
+    /// What our NAT does: the verdict on it, or until there is one what peers report of the main socket.
     pub(crate) fn mapping(&self) -> Mapping {
-        let reports: Vec<SocketAddr> = self.reflexive.reports().map(|(_, seen)| seen).filter(is_global).collect();
-        ports::mapping(&self.local, &reports, self.survey.allocation)
+        match self.check.behaviour.mapping {
+            Some(classify::Mapping::None | classify::Mapping::EndpointIndependent) => Mapping::Independent,
+            Some(_) if self.allocation() == Some(Allocation::Sequential) => Mapping::Sequential,
+            Some(_) => Mapping::Dependent,
+            None => {
+                let reports: Vec<SocketAddr> = self.reflexive.reports().map(|(_, seen)| seen).filter(is_global).collect();
+                ports::mapping(&self.local, &reports, self.survey.allocation)
+            }
+        }
+    }
+
+    /// How our NAT gives out ports: the verdict on it, or until there is one what the survey has shown.
+    pub(crate) fn allocation(&self) -> Option<Allocation> {
+        self.check.behaviour.allocation.map(Allocation::from).or(self.survey.allocation)
     }
 
     /// Looks at our NAT, if peers do not agree on where they see us and it was not looked at since the network changed.

@@ -142,3 +142,14 @@ fn the_path_that_was_found_stays_and_all_other_sockets_are_closed() {
         assert!(net.hosts[a].sockets.len() <= 2, "the main one and the one that was found");
     }
 }
+
+#[test]
+fn a_nat_with_a_quota_of_flows_is_asked_for_fewer_after_it_has_refused() {
+    let mut met = 0;
+    for seed in 0..20 {
+        let (mut net, a, b) = pair(seed, Nat::Linux("symmetric maxflows=100"), PORT_RESTRICTED);
+        net.connect(a, b, &[]);
+        met += usize::from(net.run_until(seconds(120), |net| net.is_direct(a, b)).is_some());
+    }
+    assert!(met >= 18, "{met} of 20");
+}
