@@ -18,6 +18,8 @@
 //! docs/decisions/0005-agent-and-paths.md; what attackers can do, docs/THREATS.md.
 
 mod address;
+#[cfg(test)]
+mod aim_tests;
 mod agent;
 mod answer;
 mod beacon;
@@ -29,6 +31,9 @@ mod dial;
 mod discovery;
 mod early;
 mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod introduce;
 mod lifetime;
 mod limits;
