@@ -321,24 +321,24 @@ impl Agent {
             return;
         }
         match DatagramKind::of(&datagram) {
-            Some(DatagramKind::Relayed) => self.on_relayed(now, wall, remote, datagram),
+            Some(DatagramKind::Relayed) => self.on_relayed(now, remote, datagram),
             Some(DatagramKind::Beacon) => self.on_beacon(now, wall, remote, &datagram),
             Some(DatagramKind::Probe) if self.on_test_probe(now, remote, &datagram) => {}
             Some(DatagramKind::Probe) => self.on_probe(now, remote, &datagram),
             Some(DatagramKind::XxFirst) => self.on_xx_first(now, remote, &datagram),
             Some(DatagramKind::XxSecond) => self.on_xx_second(now, wall, &datagram),
-            Some(kind) => self.on_inner(now, wall, Link::Direct(remote), kind, datagram),
+            Some(kind) => self.on_inner(now, Link::Direct(remote), kind, datagram),
             None => self.stats.dropped_malformed += 1,
         }
     }
 
     /// A datagram that may come directly or through a relay.
-    pub(crate) fn on_inner(&mut self, now: Instant, wall: Timestamp, link: Link, kind: DatagramKind, datagram: Bytes) {
+    pub(crate) fn on_inner(&mut self, now: Instant, link: Link, kind: DatagramKind, datagram: Bytes) {
         match kind {
             DatagramKind::Data => self.on_data(now, link, datagram),
             DatagramKind::IkInitiation => self.on_initiation(now, link, &datagram, None),
             DatagramKind::IkResponse => self.on_response(now, link, &datagram),
-            DatagramKind::CookieReply => self.on_cookie(now, wall, &datagram),
+            DatagramKind::CookieReply => self.on_cookie(now, &datagram),
             _ => self.stats.dropped_malformed += 1,
         }
     }
@@ -458,7 +458,7 @@ impl Agent {
     }
 
     /// A relayed datagram: one for others is passed on, one for us is taken.
-    fn on_relayed(&mut self, now: Instant, wall: Timestamp, remote: SocketAddr, mut datagram: Bytes) {
+    fn on_relayed(&mut self, now: Instant, remote: SocketAddr, mut datagram: Bytes) {
         let Some(route) = relay::route_of(&datagram) else {
             self.stats.dropped_malformed += 1;
             return;
@@ -475,7 +475,7 @@ impl Agent {
         };
         let known = self.routes.get(&route).copied().or_else(|| self.learn_route(now, remote, route, &inner));
         match known {
-            Some((via, _)) => self.on_inner(now, wall, Link::Relayed { via, route }, kind, inner),
+            Some((via, _)) => self.on_inner(now, Link::Relayed { via, route }, kind, inner),
             None => self.stats.dropped_relayed += 1,
         }
     }

@@ -103,7 +103,8 @@ fn rig(state: State) -> Rig {
             let introduction = rig.sealed(1, &[Control::Introduction { route: ROUTE, address: bystander, initiation: &initiation }]);
             rig.inject(rig.hostile[1].addresses[0], introduction.expect("a session"));
             if state == State::EstablishedRelayed {
-                let word = rig.sealed(0, &[Control::Ping { token: 1, association: 9, observed: None }]).expect("the handshake was answered");
+                let word =
+                    rig.sealed(0, &[Control::Ping { token: 1, association: 9, observed: None }]).expect("the handshake was answered");
                 rig.inject(rig.hostile[1].addresses[0], relay::wrap(ROUTE, &word).into());
                 assert!(rig.agent.peer(peer).is_some(), "relayed");
                 rig.run(second() * 5);
@@ -166,8 +167,7 @@ enum Sender {
     Relayed,
 }
 
-const SENDERS: [Sender; 6] =
-    [Sender::Right, Sender::Spoofed, Sender::WrongSpoofed, Sender::Replayed, Sender::Forged, Sender::Relayed];
+const SENDERS: [Sender; 6] = [Sender::Right, Sender::Spoofed, Sender::WrongSpoofed, Sender::Replayed, Sender::Forged, Sender::Relayed];
 
 const MESSAGES: usize = 26;
 

@@ -26,6 +26,8 @@ const REPEAT_RELAYED: Duration = Duration::from_millis(700);
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(8);
 /// First and longest pause between attempts at a wanted peer.
 pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A handshake that was sent so often is not repeated for the sake of a challenge.
+pub(crate) const MAX_CHALLENGED: u32 = 8;
 /// Relays asked at once for a wanted peer; one less for another.
 const FAN_OUT: usize = 3;
 
@@ -314,24 +316,18 @@ impl Agent {
     }
 
     /// Under load, the other end wants to see that we receive at our address.
-    pub(crate) fn on_cookie(&mut self, now: Instant, wall: Timestamp, datagram: &[u8]) {
+    pub(crate) fn on_cookie(&mut self, now: Instant, datagram: &[u8]) {
         match receiver_index(datagram).and_then(|index| self.indices.get(&index).copied()) {
             Some(Slot::Dial(id)) => {
                 let Some(dial) = self.peers.get_mut(&id).and_then(|peer| peer.dial.as_mut()) else { return };
                 match dial.initiator.cookie(datagram) {
                     // A copy of a challenge must not make us repeat ourselves without end.
-                    Ok(()) if dial.sends < 8 => self.send_dial(now, id),
+                    Ok(()) if dial.sends < MAX_CHALLENGED => self.send_dial(now, id),
                     Ok(()) => self.stats.dropped_limited += 1,
                     Err(error) => self.count_handshake_error(error),
                 }
             }
-            Some(Slot::Discovery(address)) => {
-                let Some(initiator) = self.discoveries.get_mut(&address).and_then(|discovery| discovery.initiator.as_mut()) else { return };
-                match initiator.cookie(datagram) {
-                    Ok(()) => self.on_discovery_timer(now, wall, address),
-                    Err(error) => self.count_handshake_error(error),
-                }
-            }
+            Some(Slot::Discovery(address)) => self.on_discovery_cookie(now, address, datagram),
             _ => self.stats.dropped_unknown += 1,
         }
     }

@@ -10,7 +10,7 @@ use peers_wire::Timestamp;
 use crate::address;
 use crate::agent::{Agent, MAX_WANTED, Slot, Timer};
 use crate::beacon::Heard;
-use crate::dial::{BACK_OFF, DIAL_TIME, REPEAT_DIRECT};
+use crate::dial::{BACK_OFF, DIAL_TIME, MAX_CHALLENGED, REPEAT_DIRECT};
 use crate::peer::Purpose;
 
 /// An address that was asked so often, for eight seconds, and has not answered does not answer.
@@ -24,6 +24,8 @@ pub(crate) struct Discovery {
     /// The user asked for it: it is repeated until answered.
     wanted: bool,
     pub(crate) sends: u32,
+    /// Challenges that were answered.
+    challenges: u32,
 }
 
 impl Agent {
@@ -70,7 +72,7 @@ impl Agent {
             return;
         }
         self.end_discovery(address);
-        self.discoveries.insert(address, Discovery { initiator: None, wanted, sends: 0 });
+        self.discoveries.insert(address, Discovery { initiator: None, wanted, sends: 0, challenges: 0 });
         self.on_discovery_timer(now, wall, address);
     }
 
@@ -81,7 +83,7 @@ impl Agent {
             return;
         }
         let pause = (REPEAT_DIRECT * (1 << discovery.sends.min(10))).min(BACK_OFF.1);
-        discovery.sends += 1;
+        (discovery.sends, discovery.challenges) = (discovery.sends + 1, 0);
         if discovery.sends == HOPELESS {
             self.on_unanswered(address);
         }
@@ -104,6 +106,24 @@ impl Agent {
         self.timers.set(Timer::Discovery(address), now + pause);
         if let Some(datagram) = datagram {
             self.push(address, datagram);
+        }
+    }
+
+    /// Under load, the one at `address` wants to see that we receive at ours: is asked again at once, a bounded number of times, as anyone who saw the question could challenge it.
+    pub(crate) fn on_discovery_cookie(&mut self, now: Instant, address: SocketAddr, datagram: &[u8]) {
+        let Some(discovery) = self.discoveries.get_mut(&address) else { return };
+        let Some(initiator) = &mut discovery.initiator else { return };
+        match initiator.cookie(datagram) {
+            Ok(()) if discovery.challenges < MAX_CHALLENGED => {
+                discovery.challenges += 1;
+                let again = Bytes::copy_from_slice(initiator.datagram());
+                if !discovery.wanted {
+                    self.timers.set(Timer::Discovery(address), now + DIAL_TIME);
+                }
+                self.push(address, again);
+            }
+            Ok(()) => self.stats.dropped_limited += 1,
+            Err(error) => self.count_handshake_error(error),
         }
     }
 

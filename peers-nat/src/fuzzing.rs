@@ -21,7 +21,7 @@ pub(crate) const HOSTILE: usize = 4;
 /// Datagrams that a rig keeps, to deliver them again.
 const MAX_KEPT: usize = 48;
 /// The longest handshake that an agent sends as a probe.
-const MAX_PROBE: u64 = 400;
+const MAX_PROBE: u64 = control::MAX_INITIATION as u64;
 
 /// An agent, hostile peers that have keys and sessions of their own, and bystanders who have nothing to do with any of it.
 pub(crate) struct Rig {
@@ -256,7 +256,7 @@ impl Rig {
         let wall = self.wall();
         let hostile = &mut self.hostile[n];
         hostile.stamp = (hostile.stamp + 1).max(wall.0);
-        let early = Offer { association: 9, candidates }.encode();
+        let early = Offer { association: 9, candidates, early: Bytes::new() }.encode();
         let (stamp, index) = (Timestamp(hostile.stamp), self.rng.next_u32());
         let (initiator, datagram) =
             Initiator::ik(&hostile.key, self.agent.id(), index, stamp, &early, &mut self.rng).expect("the key of the agent is one");

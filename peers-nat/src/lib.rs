@@ -18,9 +18,9 @@
 //! docs/decisions/0005-agent-and-paths.md; what attackers can do, docs/THREATS.md.
 
 mod address;
+mod agent;
 #[cfg(test)]
 mod aim_tests;
-mod agent;
 mod answer;
 mod beacon;
 mod check;

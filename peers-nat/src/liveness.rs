@@ -526,8 +526,12 @@ impl Agent {
     }
 
     fn rekey(&mut self, now: Instant, wall: Timestamp, id: PeerId) {
-        let address = self.peers.get(&id).and_then(|peer| peer.paths.selected()).and_then(Link::address);
-        let _ = self.dial(now, wall, id, address.into_iter().collect(), Purpose::Rekey);
+        let Some(peer) = self.peers.get(&id) else { return };
+        let address = peer.paths.proven_address();
+        // Whoever has proven no address could have the handshakes sent to anybody: its keys grow old.
+        if address.is_some() || matches!(peer.paths.selected(), Some(Link::Relayed { .. })) {
+            let _ = self.dial(now, wall, id, address.into_iter().collect(), Purpose::Rekey);
+        }
     }
 
     /// Forgets a peer, and tells those whom it concerns.
