@@ -395,8 +395,8 @@ impl Agent {
     /// Sets when to look at a peer next.
     pub(crate) fn arm(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let keep_alive = peer.sessions.current.as_ref().map(|_| self.keep_alive_due(peer));
-        let active = peer.waiting.map(|waiting| waiting.next).or(keep_alive);
+        // Without a session in use nothing can be asked, however long ago it was due.
+        let active = peer.sessions.current.as_ref().map(|_| peer.waiting.map_or_else(|| self.keep_alive_due(peer), |waiting| waiting.next));
         let next = [active, peer.sessions.expires()].into_iter().flatten().min();
         if let Some(next) = next {
             self.timers.set(Timer::Peer(id), next);

@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use peers_tests::scenario::SetError;
 use peers_tests::scenario::chaos::Chaos;
+use peers_tests::scenario::matrix::{self, Row};
 use peers_tests::scenario::replicate::Replicate;
 use peers_tests::scenario::survive::Survive;
 use serde::Serialize;
@@ -30,7 +31,10 @@ pub(crate) struct Args {
     /// Seed of the first run; the same seed gives the same figures
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A parameter of the scenario; may be repeated
+    /// One-way delay between each peer and the internet, for `matrix`; a round trip between any two is four times that
+    #[arg(long, value_name = "MS", default_value = "20ms", value_parser = milliseconds)]
+    delay: Duration,
+    /// A parameter of the scenario; may be repeated. `matrix` takes `pair=A/B`: only those pairs
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
     /// Draws the distribution of the scenario's times
@@ -47,6 +51,8 @@ enum Scenario {
     Replicate,
     /// Messages that wait a day in the caches of strangers
     Survive,
+    /// Two peers behind every pair of kinds of NAT: how they reach each other, how soon, at what cost; as `netlab matrix`
+    Matrix,
     /// Faults of every kind, then peace: nothing untrue is delivered, and everyone converges
     Chaos,
 }
@@ -58,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
                 return Ok(misused(&error));
             }
-            let (outcomes, wall) = run_all(args, |seed| scenario.run(seed));
+            let (outcomes, wall) = run_all(args, true, |seed| scenario.run(seed));
             write_plot(args, "replicate: seconds to a delivery", outcomes.iter().flat_map(|outcome| &outcome.delivery))?;
             print(args, &Replicate::report(&outcomes, wall))
         }
@@ -67,20 +73,49 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
                 return Ok(misused(&error));
             }
-            let (outcomes, wall) = run_all(args, |seed| scenario.run(seed));
+            let (outcomes, wall) = run_all(args, true, |seed| scenario.run(seed));
             write_plot(args, "survive: seconds from the return to a delivery", outcomes.iter().flat_map(|outcome| &outcome.delivery))?;
             print(args, &Survive::report(&outcomes, wall))
         }
+        Scenario::Matrix => matrix(args),
         Scenario::Chaos => {
             let mut scenario = Chaos::default();
             if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
                 return Ok(misused(&error));
             }
-            let (outcomes, wall) = run_all(args, |seed| scenario.run(seed));
+            let (outcomes, wall) = run_all(args, true, |seed| scenario.run(seed));
             write_plot(args, "chaos: seconds to convergence", outcomes.iter().map(|outcome| &outcome.converged))?;
             print(args, &Chaos::report(&outcomes, wall))
         }
     }
+}
+
+/// Goes through the pairs, or those that were asked for.
+fn matrix(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut chosen = Vec::new();
+    for (key, value) in settings(args) {
+        let known = |(a, b): &(&str, &str)| value == format!("{a}/{b}");
+        let error = match key {
+            "pair" if matrix::pairs().chain(matrix::OTHERS).any(|pair| known(&pair)) => {
+                chosen.push(value);
+                continue;
+            }
+            "pair" => SetError::Value { key: key.to_owned(), value },
+            _ => SetError::Unknown { key: key.to_owned(), known: &["pair"] },
+        };
+        return Ok(misused(&error));
+    }
+    let rows = |pairs: Vec<(&str, &str)>| -> Vec<Row> {
+        let pairs = pairs.into_iter().filter(|(a, b)| chosen.is_empty() || chosen.contains(&format!("{a}/{b}")));
+        let row = |(a, b)| {
+            let row = Row::new(a, b, &run_all(args, false, |seed| matrix::once(a, b, args.delay, seed)).0);
+            eprintln!("{row}");
+            row
+        };
+        pairs.map(row).collect()
+    };
+    let (pairs, others) = (rows(matrix::pairs().collect()), rows(matrix::OTHERS.to_vec()));
+    print(args, &matrix::Report { pairs, others })
 }
 
 fn misused(error: &SetError) -> ExitCode {
@@ -94,8 +129,8 @@ fn settings(args: &Args) -> impl Iterator<Item = (&str, String)> {
     peers.into_iter().chain(args.set.iter().map(|(key, value)| (key.as_str(), value.clone())))
 }
 
-/// Runs a scenario with each seed, on every core; the outcomes are in the order of the seeds.
-fn run_all<T: Send>(args: &Args, run: impl Fn(u64) -> T + Sync) -> (Vec<T>, Duration) {
+/// Runs a scenario with each seed, on every core; the outcomes are in the order of the seeds. `aloud`: tells of each run.
+fn run_all<T: Send>(args: &Args, aloud: bool, run: impl Fn(u64) -> T + Sync) -> (Vec<T>, Duration) {
     #[expect(clippy::disallowed_methods, reason = "measures how long the simulation takes")]
     let start = Instant::now();
     let runs = usize::try_from(args.runs).unwrap_or(usize::MAX);
@@ -110,7 +145,9 @@ fn run_all<T: Send>(args: &Args, run: impl Fn(u64) -> T + Sync) -> (Vec<T>, Dura
                     return done;
                 }
                 done.push((i, run(args.seed.wrapping_add(i as u64))));
-                eprintln!("run {} of {runs} done after {:.1} s", i + 1, start.elapsed().as_secs_f64());
+                if aloud {
+                    eprintln!("run {} of {runs} done after {:.1} s", i + 1, start.elapsed().as_secs_f64());
+                }
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -138,4 +175,22 @@ fn print(args: &Args, report: &impl Serialize) -> anyhow::Result<ExitCode> {
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text} is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Reads a delay, with or without its unit.
+pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix("ms").unwrap_or(text).parse::<u16>();
+    number.map(|number| Duration::from_millis(number.into())).map_err(|_| format!("{text} is no number of milliseconds, for instance 20ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_a_number_of_milliseconds() {
+        assert_eq!(milliseconds("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(milliseconds("0"), Ok(Duration::ZERO));
+        assert!(milliseconds("20s").is_err());
+    }
 }

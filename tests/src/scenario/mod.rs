@@ -27,6 +27,7 @@ macro_rules! parameters {
 }
 
 pub mod chaos;
+pub mod matrix;
 pub mod replicate;
 pub mod survive;
 

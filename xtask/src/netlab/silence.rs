@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use serde::Serialize;
+use peers_tests::scenario::matrix::median;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::lab::{Lab, Nodes};
-use super::matrix::{Args, median};
+use super::matrix::Args;
 use super::node::{Said, What};
 
 /// The longest silence in either direction, in milliseconds, between two nodes behind port-restricted NATs that send each other data all the time; medians. None where they never
 /// heard each other again, or it was not measured.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Silence {
     /// The NAT of one forgets its mappings and chooses other ports.
     rebind_ms: Option<f64>,
