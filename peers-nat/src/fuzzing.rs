@@ -1,6 +1,6 @@
 //! Bodies of the fuzz targets, and the rig that they and the tests of docs/THREATS.md share: one agent among hostile peers.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,16 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::agent::{Agent, MAX_WANTED};
-use crate::control::{self, Answer, Control, Offer, Route, Token};
+use crate::control::{self, Answer, Control, Offer, Route, Test, Token};
 use crate::limits::{MAX_PROBES, PROBE_WINDOW};
 use crate::output::{Event, SocketId};
+use crate::ports::Mapping;
 use crate::{Config, PUBLIC_SWARM, beacon, relay};
 
 /// Hostile peers of a rig, each with two addresses.
 pub(crate) const HOSTILE: usize = 4;
+/// Datagrams that may go to the ports of one host in a minute: two sprays.
+const SPRAYED: u64 = 2 * 1400;
 /// Datagrams that a rig keeps, to deliver them again.
 const MAX_KEPT: usize = 48;
 /// The longest handshake that an agent sends as a probe.
@@ -36,6 +39,10 @@ pub(crate) struct Rig {
     pub(crate) bystanders: BTreeMap<SocketAddr, Account>,
     /// Routes that the agent, as a relay, has named.
     pub(crate) routes: Vec<Route>,
+    /// What hostile peers say of their NATs in handshakes.
+    pub(crate) mapping: Mapping,
+    /// Datagrams to other ports of bystanders, by their address.
+    pub(crate) sprayed: BTreeMap<IpAddr, u64>,
     own: Vec<SocketAddr>,
 }
 
@@ -97,7 +104,19 @@ impl Rig {
             ["192.0.2.1:53", "192.0.2.1:123", "192.0.2.2:443", "203.0.113.9:7", "192.168.1.1:80", "[2001:db8::99]:9", "[2001:db8:5::1]:53"]
                 .map(|text| (address(text), Account::default()));
         let (kept, routes) = (Vec::new(), Vec::new());
-        let mut rig = Self { agent, now, start: now, hostile, rng, kept, bystanders: bystanders.into(), routes, own };
+        let mut rig = Self {
+            agent,
+            now,
+            start: now,
+            hostile,
+            rng,
+            kept,
+            bystanders: bystanders.into(),
+            routes,
+            mapping: Mapping::Unknown,
+            sprayed: BTreeMap::new(),
+            own,
+        };
         rig.drain();
         rig
     }
@@ -168,6 +187,10 @@ impl Rig {
                     account.count(self.now, transmit.payload.len() as u64);
                     continue;
                 }
+                if self.bystanders.keys().any(|bystander| bystander.ip() == transmit.destination.ip()) {
+                    *self.sprayed.entry(transmit.destination.ip()).or_default() += 1;
+                    continue;
+                }
                 let receiver = self.hostile.iter().position(|hostile| hostile.addresses.contains(&transmit.destination));
                 if let Some(receiver) = receiver {
                     self.keep(&transmit.payload);
@@ -193,7 +216,7 @@ impl Rig {
         let (hostile, rng) = (&mut self.hostile[n], &mut self.rng);
         match DatagramKind::of(datagram)? {
             DatagramKind::IkInitiation if hostile.answers => {
-                let answer = Answer { token: 1, observed: None }.encode();
+                let answer = Answer { token: 1, observed: None, mapping: Mapping::Independent }.encode();
                 let index = rng.next_u32();
                 let Ok(Response::Ik { session, reply, .. }) = respond(&hostile.key, datagram, index, &answer, rng) else { return None };
                 hostile.session = Some(session);
@@ -256,7 +279,7 @@ impl Rig {
         let wall = self.wall();
         let hostile = &mut self.hostile[n];
         hostile.stamp = (hostile.stamp + 1).max(wall.0);
-        let early = Offer { association: 9, candidates, early: Bytes::new() }.encode();
+        let early = Offer { association: 9, tag: 11, mapping: self.mapping, wanted: true, candidates, early: Bytes::new() }.encode();
         let (stamp, index) = (Timestamp(hostile.stamp), self.rng.next_u32());
         let (initiator, datagram) =
             Initiator::ik(&hostile.key, self.agent.id(), index, stamp, &early, &mut self.rng).expect("the key of the agent is one");
@@ -294,8 +317,20 @@ impl Rig {
     /// Panics if a bystander was sent more than it may be.
     pub(crate) fn check_bystanders(&self) {
         for (address, account) in &self.bystanders {
-            assert!(account.is_sound(self.now), "{address} was sent too much: {account:?}");
+            assert!(self.is_sound(*address), "{address} was sent too much: {account:?}");
         }
+        let windows = 1 + self.now.duration_since(self.start).as_secs() / PROBE_WINDOW.as_secs();
+        for (address, sprayed) in &self.sprayed {
+            assert!(*sprayed <= SPRAYED * windows, "{address} was sprayed {sprayed} times");
+        }
+    }
+
+    /// At most three bytes for each that seemed to come from `address`, and eight probes in each minute since the first; where its host was sprayed, two sprays more.
+    pub(crate) fn is_sound(&self, address: SocketAddr) -> bool {
+        let Some(account) = self.bystanders.get(&address) else { return true };
+        let windows = account.since.map_or(0, |since| 1 + self.now.duration_since(since).as_secs() / PROBE_WINDOW.as_secs());
+        let sprays = if self.sprayed.contains_key(&address.ip()) { 6 } else { 0 };
+        account.probes <= (u64::from(MAX_PROBES) + sprays) * windows
     }
 }
 
@@ -310,12 +345,6 @@ impl Account {
                 self.probes += 1;
             }
         }
-    }
-
-    /// At most three bytes for each received, and eight probes in each minute since the first.
-    pub(crate) fn is_sound(&self, now: Instant) -> bool {
-        let windows = self.since.map_or(0, |since| 1 + now.duration_since(since).as_secs() / PROBE_WINDOW.as_secs());
-        self.probes <= u64::from(MAX_PROBES) * windows
     }
 }
 
@@ -376,6 +405,7 @@ fn step(rig: &mut Rig, input: &mut Input<'_>) -> Option<()> {
         }
         1 => {
             let candidates = candidates(rig, input)?;
+            rig.mapping = [Mapping::Unknown, Mapping::Independent, Mapping::Dependent, Mapping::Sequential][place / 64];
             let datagram = rig.initiation(who, candidates);
             rig.inject(source, datagram);
         }
@@ -461,7 +491,7 @@ fn message<'a>(rig: &Rig, input: &mut Input<'_>, who: usize, initiation: &'a [u8
     let route = rig.routes.get(which).copied().unwrap_or(FALSE_ROUTE);
     let target = if which == 255 { PeerId([7; 32]) } else { rig.hostile[which % HOSTILE].key.id() };
     let initiation = if initiation.len() > control::MAX_INITIATION { &[] } else { initiation };
-    Some(match what % 13 {
+    Some(match what % 19 {
         0 => Control::Ping { token, association, observed: Some(address) },
         1 => Control::Pong { token, association, observed: Some(address) },
         2 => Control::Close,
@@ -474,11 +504,19 @@ fn message<'a>(rig: &Rig, input: &mut Input<'_>, who: usize, initiation: &'a [u8
         9 => Control::RouteClosed { route },
         10 => Control::Candidates { addresses: candidates(rig, input)? },
         11 => Control::Reflect { token },
-        _ => Control::Reflected { token, observed: address },
+        12 => Control::Reflected { token, observed: address },
+        13 => Control::Test { token: TEST, test: [Test::Answer, Test::Probe, Test::Aside][which % 3] },
+        14 => Control::Tested { token, observed: address, second: which % 2 == 0, other: which % 3 == 0 },
+        15 => Control::Vouch { token, address },
+        16 => Control::SecondPort { token, port: address.port() },
+        17 => Control::Again { token: TEST },
+        _ => Control::Opened { low: 1, high: [9, 511, 60_000][which % 3], opened: [0, 256, 512][input.byte()? % 3] },
     })
 }
 
 const FALSE_ROUTE: Route = 0xbad;
+/// The name of every test that hostile peers ask for.
+const TEST: Token = 5;
 
 /// Datagrams of every kind that a stranger can make.
 #[cfg(test)]
