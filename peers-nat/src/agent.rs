@@ -190,20 +190,12 @@ impl Agent {
         }
         let first = self.local.is_empty();
         self.local = addresses.to_vec();
-        if self.config.lan {
-            self.beacons.restart();
-            self.timers.set(Timer::Beacon, now);
-        }
-        if first {
-            return;
-        }
-        self.reflexive = Reflexive::default();
-        self.forget_check(now);
-        self.survey = Survey::default();
-        self.sockets.close_all();
-        self.reset_back_off(now);
-        for id in self.connected.clone() {
-            self.ping_selected(now, id);
+        match first {
+            true => self.restart_beacons(now),
+            false => {
+                self.sockets.close_all();
+                self.network_changed(now);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use crate::relay::ROUTE_IDLE;
 /// A peer that was silent for so long is pinged when someone is introduced to it.
 const DOUBT: Duration = Duration::from_secs(2);
 /// Most relays that are asked for one handshake.
-const MAX_INTRODUCERS: usize = 8;
+pub(crate) const MAX_INTRODUCERS: usize = 8;
 
 impl Agent {
     /// Has up to `count` relays pass on the handshake with `target`: those that named it first, then any.

@@ -48,6 +48,7 @@ mod punch;
 mod reflect;
 mod reflexive;
 mod relay;
+mod roam;
 mod sessions;
 mod sockets;
 mod survey;

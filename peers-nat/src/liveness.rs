@@ -28,7 +28,7 @@ pub(crate) const PUNCHES: (u32, u32) = (2, 8);
 pub(crate) const SUSPECT_PINGS: usize = 2;
 /// Pause between pings that are to prove an address that was heard.
 /// How often [`Config::rekey_after`](crate::Config::rekey_after) may pass before keys that could not be replaced are given up with their session.
-const KEY_LIFETIME: u32 = 3;
+pub(crate) const KEY_LIFETIME: u32 = 3;
 const PROVE_PAUSE: Duration = Duration::from_millis(300);
 
 impl Agent {
@@ -227,6 +227,7 @@ impl Agent {
             self.send_control(now, id, None, link, &[Control::Candidates { addresses }]);
         }
         self.arm(id);
+        self.ask_gained(now, id);
         self.on_gained(now, id);
     }
 
@@ -453,7 +454,8 @@ impl Agent {
         {
             self.ping_with(now, id, None, spare, None);
         }
-        if rekey {
+        // Who may have forgotten us needs more than other keys.
+        if rekey && now.duration_since(heard) < self.forgotten_after() {
             self.rekey(now, wall, id);
         }
         self.arm(id);
@@ -479,7 +481,7 @@ impl Agent {
     }
 
     /// Pings the path in use once more; if it is in doubt by now, the others as well.
-    fn ping_on_all(&mut self, now: Instant, id: PeerId) {
+    pub(crate) fn ping_on_all(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(waiting) = &mut peer.waiting else { return };
         let pause = match waiting.pings.checked_sub(usize::from(waiting.asked)) {
