@@ -109,6 +109,8 @@ pub struct Agent {
     pub(crate) wanted: BTreeMap<PeerId, Wanted>,
     pub(crate) discoveries: BTreeMap<SocketAddr, Discovery>,
     pub(crate) local: Vec<SocketAddr>,
+    /// It had an address before.
+    placed: bool,
     /// Addresses outside that a router maps to our socket.
     pub(crate) mapped: Vec<SocketAddr>,
     pub(crate) reflexive: Reflexive,
@@ -160,6 +162,7 @@ impl Agent {
             wanted: BTreeMap::new(),
             discoveries: BTreeMap::new(),
             local: Vec::new(),
+            placed: false,
             mapped: Vec::new(),
             reflexive: Reflexive::default(),
             reflections: Reflections::default(),
@@ -188,11 +191,14 @@ impl Agent {
         if self.local == addresses {
             return;
         }
-        let first = self.local.is_empty();
         self.local = addresses.to_vec();
-        match first {
-            true => self.restart_beacons(now),
-            false => {
+        // Without an address there is nobody to tell.
+        if addresses.is_empty() {
+            return;
+        }
+        match core::mem::replace(&mut self.placed, true) {
+            false => self.restart_beacons(now),
+            true => {
                 self.sockets.close_all();
                 self.network_changed(now);
             }

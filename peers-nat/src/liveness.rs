@@ -455,7 +455,7 @@ impl Agent {
             self.ping_with(now, id, None, spare, None);
         }
         // Who may have forgotten us needs more than other keys.
-        if rekey && now.duration_since(heard) < self.forgotten_after() {
+        if rekey && !self.timers.is_due(now, Timer::Repair(id)) {
             self.rekey(now, wall, id);
         }
         self.arm(id);

@@ -1,6 +1,6 @@
 //! What is done when the network changes under us: another interface, another address, another router, or time that passed while we were suspended.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use peers_wire::PeerId;
@@ -9,7 +9,6 @@ use crate::agent::{Agent, Timer};
 use crate::introduce::MAX_INTRODUCERS;
 use crate::liveness::KEY_LIFETIME;
 use crate::output::DisconnectReason;
-use crate::paths::Link;
 use crate::peer::{PATIENCE, Purpose, Waiting};
 use crate::reflexive::Reflexive;
 use crate::survey::Survey;
@@ -21,7 +20,7 @@ impl Agent {
     /// Tells the agent that the network under it is not what it was: a route or a link came back, or the process was suspended; a change of addresses says so by itself.
     ///
     /// Every peer is asked at once whether it is still there, by every path that is known, and until one answers, what is sent goes by two of them. A peer that was not heard for so long that it
-    /// must have given us up gets a new handshake. Back-off begins anew, and what others saw of us is forgotten. Cost: a few datagrams per session.
+    /// may have given us up gets a new handshake. Back-off begins anew, and what others saw of us is forgotten. Cost: a few datagrams per session.
     pub fn network_changed(&mut self, now: Instant) {
         self.restart_beacons(now);
         self.reflexive = Reflexive::default();
@@ -44,11 +43,6 @@ impl Agent {
         }
     }
 
-    /// How long a peer that heard nothing of us keeps us.
-    pub(crate) fn forgotten_after(&self) -> Duration {
-        self.config.keep_alive + self.config.dead_after
-    }
-
     /// Those on this link are looked for from the beginning.
     pub(crate) fn restart_beacons(&mut self, now: Instant) {
         if self.config.lan {
@@ -59,7 +53,8 @@ impl Agent {
 
     /// Asks a connected peer whether it is still there.
     fn question(&mut self, now: Instant, id: PeerId) {
-        let forgotten_after = self.forgotten_after();
+        // It may have learned to ask less often; a handshake too many costs little.
+        let forgotten_after = self.config.keep_alive + self.config.dead_after;
         let key_lifetime = self.config.rekey_after * KEY_LIFETIME;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.sessions.current.as_ref().is_some_and(|keyed| now.duration_since(keyed.since) >= key_lifetime) {
@@ -92,7 +87,9 @@ impl Agent {
             let Some(dial) = &mut peer.dial else { continue };
             let asked = dial.open.contains(&relay);
             let full = dial.open.len() >= MAX_ASKED || peer.introducers.len() >= MAX_INTRODUCERS;
-            if !matches!(dial.purpose, Purpose::Wanted | Purpose::Repair) || (!asked && full) {
+            // A known address is tried alone first.
+            let early = dial.purpose == Purpose::Wanted && !dial.addresses.is_empty() && dial.sends <= 1;
+            if !matches!(dial.purpose, Purpose::Wanted | Purpose::Repair) || (!asked && (full || early)) {
                 continue;
             }
             if !asked {

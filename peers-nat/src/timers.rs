@@ -39,6 +39,11 @@ impl<K: Ord + Copy> Timers<K> {
         }
     }
 
+    /// Whether the deadline of `key` has come.
+    pub(crate) fn is_due(&self, now: Instant, key: K) -> bool {
+        self.due.get(&key).is_some_and(|due| *due <= now)
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.queue.first().map(|(at, _)| *at)

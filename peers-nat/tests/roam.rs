@@ -45,7 +45,7 @@ fn heard_after(net: &mut Net, a: usize, b: usize, time: Duration) -> [Option<Dur
 fn move_host(net: &mut Net, n: usize) {
     net.reboot_nat(n);
     let now = net.now;
-    net.hosts[n].agent.set_local_addresses(now, &["10.9.9.9:4000".parse().unwrap()]);
+    net.hosts[n].agent.set_local_addresses(now, &[([10, 9, 9, 9], 4000).into()]);
     net.drain(n);
 }
 
@@ -96,9 +96,9 @@ fn a_link_that_comes_back_costs_its_peers_one_question_each() {
     net.hosts[a].agent.network_changed(now);
     net.drain(a);
     net.run(seconds(3));
-    // Pings and pongs on the direct path, through the relay, and with the relay itself.
+    // Pings and pongs on the direct path, through the relay, and with the relay itself; and a new look at the NAT.
     let spent = net.total_sent() - before;
-    assert!(spent <= 16, "{spent} datagrams");
+    assert!(spent <= 60, "{spent} datagrams");
     assert!(net.is_direct(a, b) && net.is_connected(a, relay));
     assert_eq!(net.count(a, |event| matches!(event, Event::Disconnected { .. })), 0);
 }

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::account::DatabaseId;
 use crate::clock::Clock;
 use crate::database::{DatabaseOutput, DatabaseThread, Output};
+use crate::interfaces::{Change, Changes, Interfaces};
 use crate::linking::LinkMatch;
 use crate::mailbox::{self, Kept};
 use crate::message::{Letter, LetterId, MailBody};
@@ -62,6 +63,8 @@ pub(crate) struct Driver {
     pub(crate) reflexive: Vec<SocketAddr>,
     pub(crate) closing: bool,
     addresses_at: Instant,
+    interfaces: Interfaces,
+    changes: Changes,
     /// Bytes of letters on their way to the disk.
     pub(crate) unstored_mail: Arc<AtomicUsize>,
 }
@@ -99,6 +102,8 @@ impl Driver {
             reflexive: Vec::new(),
             closing: false,
             addresses_at,
+            interfaces: Interfaces::new(),
+            changes: Changes::default(),
             unstored_mail: Arc::default(),
         }
     }
@@ -112,25 +117,29 @@ impl Driver {
             self.end_abandoned_recovery(now, wall);
             self.drain(now, wall);
             let wake = self.stack.poll_timeout().map_or(self.addresses_at, |at| at.min(self.addresses_at));
-            let wake = self.clock.system_time(wake);
+            let timer = tokio::time::sleep_until(self.clock.system_time(wake).into());
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(wake.into()) => {
-                    let (now, wall) = self.clock.now();
+                () = timer => {
+                    let (now, wall) = self.woken(wake);
                     self.stack.handle_timeout(now, wall);
                 }
                 command = self.commands.recv() => match command {
                     Some(command) => {
-                        let (now, wall) = self.clock.now();
+                        let (now, wall) = self.woken(wake);
                         command(&mut self, now, wall);
                     }
                     None => self.closing = true,
                 },
                 Some(output) = self.thread_outputs.recv() => {
-                    let (now, wall) = self.clock.now();
+                    let (now, wall) = self.woken(wake);
                     self.on_output(now, wall, output);
                 }
-                () = self.sockets.readable() => {}
+                change = self.interfaces.changed() => {
+                    let (now, wall) = self.woken(wake);
+                    self.on_change(now, wall, change);
+                }
+                () = self.sockets.readable() => drop(self.woken(wake)),
             }
             self.take_batches();
         }
@@ -193,6 +202,29 @@ impl Driver {
             }
             let Some(event) = self.stack.poll_event() else { return };
             self.on_event(now, wall, event);
+        }
+    }
+
+    /// The time. If it is long after `due`, the machine or this process was suspended, and the network may have forgotten it.
+    fn woken(&mut self, due: Instant) -> (Instant, Timestamp) {
+        let (now, wall) = self.clock.now();
+        if now.saturating_duration_since(due) >= SUSPENDED {
+            self.addresses_at = now;
+            self.stack.network_changed(now, wall);
+        }
+        (now, wall)
+    }
+
+    /// The system says that its network has changed.
+    fn on_change(&mut self, now: Instant, wall: Timestamp, change: Change) {
+        let addresses = self.sockets.local_addresses();
+        let same = addresses == self.stack.local_addresses();
+        if (same && change == Change::Addresses) || !self.changes.take(now) {
+            return;
+        }
+        match same {
+            true => self.stack.network_changed(now, wall),
+            false => self.stack.set_local_addresses(now, wall, &addresses),
         }
     }
 
@@ -516,7 +548,9 @@ pub(crate) const MAX_UNSTORED_MAIL: usize = 64 << 20;
 const MAX_SENT_AGAIN: i64 = 64;
 const MAX_SENT_AGAIN_BYTES: usize = 16 << 20;
 const MAX_REMEMBERED_PEERS: i64 = 256;
-/// How often the machine's addresses are looked at.
+/// Whoever wakes so long after the time was asleep.
+const SUSPENDED: Duration = Duration::from_secs(3);
+/// How often the machine's addresses are looked at, whatever the system tells.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Changes larger than this wait for a direct meeting: the caches of strangers are for news, not for copies of databases.
 const MAX_PUBLISHED_CHANGES: usize = 256 << 10;

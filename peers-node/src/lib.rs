@@ -9,6 +9,7 @@ mod driver;
 mod groups;
 mod handles;
 mod home;
+mod interfaces;
 mod json;
 mod linking;
 mod mail;

@@ -364,6 +364,17 @@ impl Stack {
         self.settle(now, wall);
     }
 
+    /// The network under the node is not what it was, though its addresses may be: a link came back, there is another default route, or time passed while the node was suspended.
+    pub fn network_changed(&mut self, now: Instant, wall: Timestamp) {
+        self.agent.network_changed(now);
+        self.settle(now, wall);
+    }
+
+    /// The addresses that were told last.
+    pub(crate) fn local_addresses(&self) -> &[SocketAddr] {
+        &self.local
+    }
+
     /// Where others may find this device: where two of them see it, then its own addresses.
     pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
         self.agent.reflexive_addresses().take(2).chain(self.local.iter().copied()).collect()

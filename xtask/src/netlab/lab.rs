@@ -113,7 +113,7 @@ pub(crate) struct Nodes {
 #[derive(Debug)]
 struct Node {
     commands: ChildStdin,
-    _process: Child,
+    process: Child,
     _home: TempDir,
 }
 
@@ -148,7 +148,7 @@ impl Nodes {
                 }
             }
         });
-        self.nodes.push(Node { commands, _process: process, _home: home });
+        self.nodes.push(Node { commands, process, _home: home });
         let deadline = Instant::now() + START_TIME;
         loop {
             match self.next(deadline).await {
@@ -163,6 +163,14 @@ impl Nodes {
     pub(crate) async fn tell(&mut self, node: usize, command: &str) -> anyhow::Result<()> {
         let node = self.nodes.get_mut(node).context("there is such a node")?;
         node.commands.write_all(format!("{command}\n").as_bytes()).await.context("a node has ended")
+    }
+
+    /// Stops the process of a node, as a machine that is suspended does, or lets it go on.
+    pub(crate) async fn suspend(&self, node: usize, suspend: bool) -> anyhow::Result<()> {
+        let process = self.nodes.get(node).and_then(|node| node.process.id()).context("a node has ended")?;
+        let signal = if suspend { "-STOP" } else { "-CONT" };
+        let status = Command::new("kill").args([signal, &process.to_string()]).status().await?;
+        if status.success() { Ok(()) } else { bail!("a node cannot be stopped") }
     }
 
     /// What is said next, if it is before `deadline`.
