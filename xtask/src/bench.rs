@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::{USAGE, bench_cache, bench_crypto, bench_sync, bench_wire};
+use crate::{USAGE, bench_cache, bench_crypto, bench_nat, bench_sync, bench_wire};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -24,6 +24,8 @@ enum Layer {
     Wire,
     /// Sessions
     Crypto,
+    /// Agents and paths
+    Nat,
     /// Store and reconciliation
     Cache,
     /// The database
@@ -39,6 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut figures = match args.layer {
         Layer::Wire => bench_wire::run(),
         Layer::Crypto => bench_crypto::run(),
+        Layer::Nat => bench_nat::run()?,
         Layer::Cache => bench_cache::run(),
         Layer::Sync => bench_sync::run(),
     };

@@ -153,7 +153,7 @@ fn handshake(alice: &DeviceKey, bob: &DeviceKey, rng: &mut ChaCha20Rng) -> (Sess
 }
 
 /// Seconds of this thread on the processor that one of `calls` calls takes.
-fn time(calls: u32, mut operation: impl FnMut()) -> f64 {
+pub(crate) fn time(calls: u32, mut operation: impl FnMut()) -> f64 {
     let start = processor_time();
     for _ in 0..calls {
         operation();
@@ -161,12 +161,12 @@ fn time(calls: u32, mut operation: impl FnMut()) -> f64 {
     (processor_time() - start) / f64::from(calls)
 }
 
-fn processor_time() -> f64 {
+pub(crate) fn processor_time() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-fn median(times: &mut [f64]) -> f64 {
+pub(crate) fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

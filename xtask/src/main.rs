@@ -3,6 +3,7 @@
 mod bench;
 mod bench_cache;
 mod bench_crypto;
+mod bench_nat;
 mod bench_sync;
 mod bench_wire;
 mod ci;
