@@ -76,6 +76,11 @@ pub(crate) fn on_link(remote: SocketAddr, local: &[SocketAddr]) -> bool {
     }
 }
 
+/// Whether what is sent to `destination` stays on the networks of a host that has the addresses `local`: it is a multicast group of the link or site, or as [`on_link`] says.
+pub(crate) fn stays_on_lan(destination: SocketAddr, local: &[SocketAddr]) -> bool {
+    destination.ip().is_multicast() || on_link(destination, local)
+}
+
 /// Appends family (4 or 6), address and port: 7 or 19 bytes. The family 0 alone is no address.
 pub(crate) fn write(writer: &mut Writer, address: Option<SocketAddr>) {
     match address.map(|address| (address.ip().to_canonical(), address.port())) {

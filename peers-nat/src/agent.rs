@@ -11,6 +11,7 @@ use peers_wire::{PeerId, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
+use crate::address;
 use crate::beacon::Beacons;
 use crate::check::Check;
 use crate::config::{Config, Stats};
@@ -214,6 +215,11 @@ impl Agent {
         if addresses.iter().any(|mapped| !before.contains(mapped)) {
             self.reset_back_off(now);
         }
+    }
+
+    /// Sends beacons again as at the start, as there is a link that they were not sent on. Needed where [`Agent::set_local_addresses`] has nothing to tell: a second cable.
+    pub fn announce(&mut self, now: Instant) {
+        self.restart_beacons(now);
     }
 
     /// Sets keys beside the swarm's by which beacons are recognised: one for each group of devices or pair of acquaintances that shares it, at most 15.
@@ -431,6 +437,11 @@ impl Agent {
         self.reflexive.addresses()
     }
 
+    /// The addresses of [`Agent::set_mapped_addresses`].
+    pub fn mapped_addresses(&self) -> &[SocketAddr] {
+        &self.mapped
+    }
+
     /// The number of peers that may be known, with or without an established session.
     pub(crate) fn has_room(&self) -> bool {
         self.peers.len() < self.config.max_sessions + MAX_HALF_OPEN
@@ -441,6 +452,11 @@ impl Agent {
     }
 
     pub(crate) fn push_by(&mut self, socket: SocketId, ttl: Option<u8>, destination: SocketAddr, payload: impl Into<Bytes>) {
+        // Everything leaves by here.
+        if self.config.lan_only && !address::stays_on_lan(destination, &self.local) {
+            self.stats.unsent += 1;
+            return;
+        }
         let payload = payload.into();
         self.stats.sent += 1;
         self.stats.sent_bytes += payload.len() as u64;
@@ -461,6 +477,10 @@ impl Agent {
             self.stats.dropped_malformed += 1;
             return;
         };
+        if self.config.lan_only {
+            self.stats.dropped_relayed += 1;
+            return;
+        }
         if let Some(ends) = self.table.ends(route) {
             self.pass_on(now, remote, route, ends, datagram);
             return;

@@ -9,6 +9,8 @@ use peers_crypto::REKEY_AFTER;
 pub struct Config {
     /// Send and answer LAN beacons. Default: true.
     pub lan: bool,
+    /// Send to nobody beyond the LAN: to near addresses and those on a link of ours alone, by no relay, and relay for nobody. Default: false.
+    pub lan_only: bool,
     /// The key by which peers of one swarm recognise each other's LAN beacons. Default: [`PUBLIC_SWARM`].
     pub swarm: [u8; 32],
     /// Sessions that the agent gets by itself, by asking its peers for theirs. Default: 10, source: docs/decisions/0005-agent-and-paths.md.
@@ -41,6 +43,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             lan: true,
+            lan_only: false,
             swarm: PUBLIC_SWARM,
             target_sessions: 10,
             max_sessions: MAX_SESSIONS,
@@ -86,7 +89,8 @@ pub struct Stats {
     pub dropped_relayed: u64,
     /// Beacons that were not answered: our own, repeated, of others, or too many.
     pub dropped_beacons: u64,
-    /// Own datagrams not sent: to an address not yet proven, beyond three times what it sent; or through a relay that is gone.
+    /// Own datagrams not sent: to an address not yet proven, beyond three times what it sent; through a relay that is gone; or beyond the LAN that
+    /// it may not leave.
     pub unsent: u64,
     /// Datagrams passed on for others.
     pub relayed: u64,

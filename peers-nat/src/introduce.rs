@@ -29,7 +29,7 @@ impl Agent {
     }
 
     fn next_relay(&mut self, target: PeerId, count: usize) -> Option<(PeerId, Bytes)> {
-        let peer = self.peers.get(&target)?;
+        let peer = self.peers.get(&target).filter(|_| !self.config.lan_only)?;
         let dial = peer.dial.as_ref()?;
         if dial.open.len() >= count || peer.introducers.len() >= MAX_INTRODUCERS {
             return None;
@@ -84,7 +84,9 @@ impl Agent {
         let may = target != from && self.can_introduce(target);
         let to = self.peers.get(&target).filter(|_| may).and_then(|peer| peer.paths.proven_address());
         let route = match (from_address, to) {
-            (Some(a), Some(b)) if self.config.relay => self.table.open(now, from, target, &mut self.rng).map(|route| (route, a, b)),
+            (Some(a), Some(b)) if self.config.relay && !self.config.lan_only => {
+                self.table.open(now, from, target, &mut self.rng).map(|route| (route, a, b))
+            }
             _ => None,
         };
         let Some((route, from_address, to_address)) = route else {
@@ -126,7 +128,9 @@ impl Agent {
 
     /// `relay` introduces someone to us whom it sees at `seen`.
     pub(crate) fn on_introduction(&mut self, now: Instant, relay: PeerId, route: Route, seen: SocketAddr, initiation: &[u8]) {
-        if DatagramKind::of(initiation) == Some(DatagramKind::IkInitiation) {
+        if self.config.lan_only {
+            self.stats.dropped_relayed += 1;
+        } else if DatagramKind::of(initiation) == Some(DatagramKind::IkInitiation) {
             self.on_initiation(now, Link::Relayed { via: relay, route }, initiation, Some(seen));
         } else {
             self.stats.dropped_malformed += 1;

@@ -21,10 +21,11 @@ use crate::linking::LinkMatch;
 use crate::mailbox::{self, Kept};
 use crate::message::{Letter, LetterId, MailBody};
 use crate::node_recovery::{Progress, Recovered, RecoveryWatch};
+use crate::portmap::{self, PortMapping};
 use crate::sockets::Sockets;
 use crate::stack::{self, DatabaseInput, Stack};
 use crate::store::{Store, StoreError};
-use crate::types::{Linked, Mail, Matched, Message, NodeEvent};
+use crate::types::{Linked, Mail, Matched, Message, NodeEvent, PortMappingStatus};
 
 /// Work for the driver: it runs with the stack in hand.
 pub(crate) type Command = Box<dyn FnOnce(&mut Driver, Instant, Timestamp) + Send>;
@@ -61,6 +62,9 @@ pub(crate) struct Driver {
     /// Keys in two places that have been told of.
     pub(crate) forks: BTreeSet<[[u8; 32]; 2]>,
     pub(crate) reflexive: Vec<SocketAddr>,
+    port_mapping: Option<PortMapping>,
+    /// What became of the mappings: of IPv4, of IPv6.
+    mapped: [Option<portmap::Outcome>; 2],
     pub(crate) closing: bool,
     addresses_at: Instant,
     interfaces: Interfaces,
@@ -77,6 +81,7 @@ pub(crate) struct Parts {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
     pub(crate) labels: BTreeMap<TopicId, (String, Option<TopicKey>)>,
+    pub(crate) port_mapping: Option<PortMapping>,
 }
 
 impl Driver {
@@ -100,6 +105,8 @@ impl Driver {
             recovering: None,
             forks: BTreeSet::new(),
             reflexive: Vec::new(),
+            port_mapping: parts.port_mapping,
+            mapped: [None, None],
             closing: false,
             addresses_at,
             interfaces: Interfaces::new(),
@@ -143,7 +150,13 @@ impl Driver {
             }
             self.take_batches();
         }
-        self.close_databases().await;
+        let port_mapping = self.port_mapping.take();
+        let give_back = async move {
+            if let Some(port_mapping) = port_mapping {
+                port_mapping.close().await;
+            }
+        };
+        tokio::join!(give_back, self.close_databases());
         let (now, wall) = self.clock.now();
         self.stack.post_waiting(now, wall);
         self.drain(now, wall);
@@ -217,23 +230,48 @@ impl Driver {
 
     /// The system says that its network has changed.
     fn on_change(&mut self, now: Instant, wall: Timestamp, change: Change) {
+        let new_link = self.sockets.look();
         let addresses = self.sockets.local_addresses();
         let same = addresses == self.stack.local_addresses();
-        if (same && change == Change::Addresses) || !self.changes.take(now) {
+        if (same && change == Change::Addresses && !new_link) || !self.changes.take(now) {
             return;
         }
-        match same {
-            true => self.stack.network_changed(now, wall),
-            false => self.stack.set_local_addresses(now, wall, &addresses),
+        match (same, change) {
+            (true, Change::Addresses) => self.stack.announce(now, wall),
+            (true, Change::Way) => self.stack.network_changed(now, wall),
+            (false, _) => self.stack.set_local_addresses(now, wall, &addresses),
+        }
+        if let Some(port_mapping) = &self.port_mapping {
+            port_mapping.tell(&addresses, change == Change::Way);
         }
     }
 
     fn tell_addresses(&mut self, now: Instant, wall: Timestamp) {
         if now >= self.addresses_at {
             self.addresses_at = now + ADDRESS_INTERVAL;
+            let new_link = self.sockets.look();
             let addresses = self.sockets.local_addresses();
             self.stack.set_local_addresses(now, wall, &addresses);
+            if new_link {
+                self.stack.announce(now, wall);
+            }
+            if let Some(port_mapping) = &self.port_mapping {
+                port_mapping.tell(&addresses, false);
+            }
         }
+    }
+
+    /// What became of the mapping of a family of addresses.
+    pub(crate) fn set_port_mapping(&mut self, now: Instant, wall: Timestamp, v6: bool, outcome: Option<portmap::Outcome>) {
+        self.mapped[usize::from(v6)] = outcome;
+        let addresses: Vec<_> = self.port_mapping().mapped.into_iter().map(|mapped| mapped.address).collect();
+        self.stack.set_mapped_addresses(now, wall, &addresses);
+    }
+
+    pub(crate) fn port_mapping(&self) -> PortMappingStatus {
+        let mapped = self.mapped.iter().flatten().filter_map(|outcome| outcome.clone().ok()).collect();
+        let trouble = self.mapped[0].clone().and_then(Result::err);
+        PortMappingStatus { mapped, trouble }
     }
 
     pub(crate) fn local_addresses(&self) -> Vec<SocketAddr> {

@@ -20,10 +20,12 @@ mod node;
 mod node_groups;
 mod node_recovery;
 mod packages;
+mod portmap;
 mod recovery;
 mod sockets;
 mod stack;
 mod store;
+mod subnets;
 mod topics;
 pub mod transport;
 mod types;
@@ -46,6 +48,6 @@ pub use sockets::BindError;
 pub use stack::{Config, DatabaseInput, Event, Stack, Stats, TopicMessage};
 pub use store::StoreError;
 pub use types::{
-    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, GroupKind, Linked, Mail, Matched, MemberRole, Message, NodeEvent, PeerStatus,
-    Status, TableStatus, TopicStatus, UserStatus,
+    CacheStatus, DatabaseStatus, DeviceStatus, DeviceSync, GroupKind, Linked, Mail, MappedAddress, Matched, MemberRole, Message, NodeEvent,
+    PeerStatus, PortMappingStatus, Status, TableStatus, TopicStatus, UserStatus,
 };

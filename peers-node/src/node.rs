@@ -22,6 +22,7 @@ use crate::handles::{Acceptance, Invitation, Sending, Topic, TopicSource};
 use crate::home::Home;
 use crate::linking::{LinkFailure, LinkOptions};
 use crate::message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
+use crate::portmap::PortMapping;
 use crate::sockets::{BindError, Sockets};
 use crate::stack::{self, Stack};
 use crate::store::{Store, StoreError};
@@ -34,6 +35,10 @@ pub struct Options {
     pub listen: Vec<SocketAddr>,
     /// Find peers on the local network, and be found.
     pub lan: bool,
+    /// Ask the router to let others in (PCP, NAT-PMP, UPnP).
+    pub port_mapping: bool,
+    /// Keep to the LAN: nothing is sent beyond the subnets of this host's interfaces, by no relay, and no router is asked. Peers are found on the LAN whatever `lan` says.
+    pub lan_only: bool,
     /// Peers to begin with; none is needed.
     pub bootstrap: Vec<Bootstrap>,
     /// Name of this device, as the user's other devices show it.
@@ -49,6 +54,8 @@ impl Default for Options {
         Self {
             listen: vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()],
             lan: true,
+            port_mapping: true,
+            lan_only: false,
             bootstrap: Vec::new(),
             name: "device".into(),
             passphrase: Passphrase::default(),
@@ -198,8 +205,9 @@ impl Node {
 
         let damaged = |what| OpenError::Damaged { what, path: home.state_file().display().to_string() };
         let saved = store.run(Saved::load).await.map_err(|_| damaged("tables"))?;
-        let sockets = Sockets::bind(&with_last_port(&options.listen, saved.port), options.lan)
-            .or_else(|_| Sockets::bind(&options.listen, options.lan))?;
+        let lan = options.lan || options.lan_only;
+        let sockets = Sockets::bind(&with_last_port(&options.listen, saved.port), lan, options.lan_only)
+            .or_else(|_| Sockets::bind(&options.listen, lan, options.lan_only))?;
 
         let (now, wall) = clock.now();
         let device = keys.device_key().clone();
@@ -208,7 +216,7 @@ impl Node {
             None => Account::create(wall, &device, &device_name, &mut rand::rng()).map_err(|_| OpenError::Name(device_name.clone()))?,
         };
         let mut limits = options.limits.clone();
-        limits.nat.lan = options.lan;
+        (limits.nat.lan, limits.nat.lan_only) = (lan, options.lan_only);
         let id = device.id();
         let mut stack = Stack::new(now, wall, limits, device, account, rand::rng().random());
         let labels = saved.resume(&mut stack, now, wall);
@@ -221,6 +229,10 @@ impl Node {
 
         let (commands, queue) = mpsc::channel(MAX_COMMANDS);
         let (events, _) = broadcast::channel(MAX_EVENTS);
+        let port_mapping = (options.port_mapping && !options.lan_only).then(|| {
+            let key = peers_crypto::derive(keys.storage_key(), "port mapping", &[]);
+            PortMapping::start(key, &clock, &commands.downgrade())
+        });
         let driver = Driver::new(Parts {
             stack,
             store: Arc::clone(&store),
@@ -229,6 +241,7 @@ impl Node {
             commands: queue,
             events: events.clone(),
             labels,
+            port_mapping,
         });
         driver.store_account(|stored| {
             if let Err(error) = stored {
@@ -519,6 +532,7 @@ impl Driver {
             user: UserStatus { id: account.id().to_string(), devices: devices.collect() },
             listen: self.local_addresses(),
             reflexive: self.reflexive.clone(),
+            port_mapping: self.port_mapping(),
             peers: peers.collect(),
             cache: CacheStatus { packets: stats.cache.held, bytes: stats.cache.used, budget: self.stack.cache_budget() },
             topics: topics.collect(),

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::task::Poll;
 
+use crate::subnets::Subnets;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
 use peers_nat::{BEACON_GROUP_V4, BEACON_GROUP_V6, BEACON_PORT, SocketId, Transmit};
@@ -46,6 +47,8 @@ pub(crate) struct Sockets {
     auxiliary: Vec<(SocketId, UdpSocket)>,
     /// Those that hear beacons, for the families of `bound`.
     beacons: Vec<UdpSocket>,
+    /// The subnets of this host's interfaces, if nothing may be sent beyond them.
+    within: Option<Subnets>,
     /// Interfaces on which a group is joined.
     joined: HashSet<Interface>,
     /// The socket read next, so that a busy one does not silence the others.
@@ -67,9 +70,11 @@ impl Sockets {
     /// With `lan`, beacons are heard and sent on every interface of the addresses bound: a wildcard has all but loopback, or loopback if there is no other. Without the beacon port, or where
     /// no interface takes part in multicast (`::1` of Linux does not), a node works but is not found on its LAN. Call it within a tokio runtime.
     ///
+    /// With `only`, nothing is sent beyond the subnets of this host's interfaces, as [`Sockets::look`] found them last; tunnels are no part of the LAN. Datagrams have a time to live of 1 beside.
+    ///
     /// # Errors
     /// [`BindError`] for the first address that cannot be bound.
-    pub(crate) fn bind(listen: &[SocketAddr], lan: bool) -> Result<Self, BindError> {
+    pub(crate) fn bind(listen: &[SocketAddr], lan: bool, only: bool) -> Result<Self, BindError> {
         let mut bound: Vec<UdpSocket> = Vec::new();
         for address in listen {
             let shared = bound.first().and_then(|first| first.local_addr().ok()).filter(|_| address.port() == 0);
@@ -83,8 +88,14 @@ impl Sockets {
         if bound.is_empty() {
             return Err(BindError::None);
         }
+        for socket in bound.iter().filter(|_| only) {
+            let (v4, socket) = (socket.local_addr().is_ok_and(|address| address.is_ipv4()), SockRef::from(socket));
+            let set = if v4 { socket.set_ttl_v4(1) } else { socket.set_unicast_hops_v6(1) };
+            set.map_err(|source| BindError::Other { address: listen[0], source })?;
+        }
         let mut sockets = Self {
             bound,
+            within: only.then(Subnets::default),
             auxiliary: Vec::new(),
             beacons: Vec::new(),
             joined: HashSet::new(),
@@ -95,29 +106,52 @@ impl Sockets {
         if lan {
             sockets.open_beacons();
         }
+        sockets.look();
         Ok(sockets)
     }
 
-    /// The addresses under which others on the same link reach these sockets: a wildcard stands for those of all interfaces but loopback. Link-local ones serve where there are no others:
-    /// two hosts on a cable have no more.
+    /// Looks at the interfaces of this host, as they are now. Returns whether there is one that beacons were not sent on.
+    pub(crate) fn look(&mut self) -> bool {
+        if self.within.is_some() {
+            self.within = Some(Subnets::of(&self.system()));
+        }
+        let known = self.joined.clone();
+        !self.beacons.is_empty() && {
+            self.join();
+            !self.joined.is_subset(&known)
+        }
+    }
+
+    /// The interfaces of this host: all, or those of its LAN.
+    fn system(&self) -> Vec<if_addrs::Interface> {
+        let mut interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+        interfaces.retain(|interface| self.within.is_none() || !interface.is_p2p());
+        interfaces
+    }
+
+    /// The addresses under which others on the same link reach these sockets: a wildcard stands for those of all interfaces but loopback. Link-local ones serve on interfaces that have no
+    /// others: two hosts on a cable have no more.
     pub(crate) fn local_addresses(&self) -> Vec<SocketAddr> {
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-        let (mut addresses, mut link_local) = (Vec::new(), Vec::new());
+        let interfaces = self.system();
+        let mut addresses = Vec::new();
         for address in self.bound.iter().filter_map(|socket| socket.local_addr().ok()) {
             if !address.ip().is_unspecified() {
                 addresses.push(address);
                 continue;
             }
             for interface in usable(&interfaces).filter(|interface| interface.ip().is_ipv4() == address.is_ipv4()) {
-                let found = if interface.is_link_local() { &mut link_local } else { &mut addresses };
-                found.push(match (interface.ip(), interface.index) {
+                let has_others = interfaces.iter().any(|other| other.name == interface.name && !other.is_link_local());
+                if interface.is_link_local() && has_others {
+                    continue;
+                }
+                addresses.push(match (interface.ip(), interface.index) {
                     // The same link-local address may be on every interface: its scope says which one is meant.
                     (IpAddr::V6(ip), Some(index)) if interface.is_link_local() => SocketAddrV6::new(ip, address.port(), 0, index).into(),
                     (ip, _) => SocketAddr::new(ip, address.port()),
                 });
             }
         }
-        if addresses.is_empty() { link_local } else { addresses }
+        addresses
     }
 
     /// Sends a datagram by the first socket of its family: a multicast one on every interface. What cannot leave now is dropped and counted, as the network would.
@@ -125,6 +159,9 @@ impl Sockets {
         let destination = transmit.destination;
         if destination.ip().is_multicast() {
             return self.send_multicast(transmit);
+        }
+        if self.within.as_ref().is_some_and(|subnets| !subnets.contains(destination.ip())) {
+            return self.count(destination, Err(ErrorKind::NetworkUnreachable.into()));
         }
         let sent = self.by(transmit.socket, destination).and_then(|socket| {
             let socket = SockRef::from(socket);
@@ -226,6 +263,7 @@ impl Sockets {
             };
             if let Err(error) = joined {
                 tracing::debug!("no beacons on {interface:?}: {error}");
+                self.joined.remove(interface);
             }
         }
         interfaces
@@ -233,7 +271,7 @@ impl Sockets {
 
     /// The interfaces of the addresses bound.
     fn interfaces(&self) -> Vec<Interface> {
-        let all = if_addrs::get_if_addrs().unwrap_or_default();
+        let all = self.system();
         let mut found = Vec::new();
         for address in self.bound.iter().filter_map(|socket| socket.local_addr().ok()) {
             let wanted: Vec<_> = if address.ip().is_unspecified() {
@@ -289,7 +327,7 @@ impl BindError {
 }
 
 /// Opens a socket of one family; `shared` lets other programs bind the same port, and keeps groups out that others joined.
-fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+pub(crate) fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -375,8 +413,8 @@ mod tests {
     #[tokio::test]
     async fn datagrams_pass_in_both_families_from_one_port() {
         for listen in [[LOOPBACK, LOOPBACK_V6], [LOOPBACK_V6, LOOPBACK]] {
-            let mut alice = Sockets::bind(&listen, false).unwrap();
-            let mut bob = Sockets::bind(&listen, false).unwrap();
+            let mut alice = Sockets::bind(&listen, false, false).unwrap();
+            let mut bob = Sockets::bind(&listen, false, false).unwrap();
             let (from, to) = (alice.local_addresses(), bob.local_addresses());
             assert_eq!(to.iter().map(SocketAddr::ip).collect::<Vec<_>>(), listen.map(|address| address.ip()));
             assert_eq!(to[0].port(), to[1].port());
@@ -389,8 +427,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_burst_is_read_without_waiting_and_in_order() {
-        let mut alice = Sockets::bind(&[LOOPBACK], false).unwrap();
-        let mut bob = Sockets::bind(&[LOOPBACK], false).unwrap();
+        let mut alice = Sockets::bind(&[LOOPBACK], false, false).unwrap();
+        let mut bob = Sockets::bind(&[LOOPBACK], false, false).unwrap();
         for number in 0..50u8 {
             alice.send(&transmit(bob.local_addresses()[0], &[number; 1200]));
         }
@@ -402,7 +440,7 @@ mod tests {
 
     #[tokio::test]
     async fn peers_on_one_machine_hear_each_others_beacons_on_loopback() {
-        let mut peers: Vec<_> = (0..3).map(|_| Sockets::bind(&[LOOPBACK], true).unwrap()).collect();
+        let mut peers: Vec<_> = (0..3).map(|_| Sockets::bind(&[LOOPBACK], true, false).unwrap()).collect();
         let from = peers[0].local_addresses()[0];
         let payload = format!("beacon of {from}").into_bytes();
         peers[0].send(&transmit((BEACON_GROUP_V4, BEACON_PORT).into(), &payload));
@@ -418,9 +456,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_named_with_what_to_do() {
-        let first = Sockets::bind(&[LOOPBACK], false).unwrap();
+        let first = Sockets::bind(&[LOOPBACK], false, false).unwrap();
         let address = first.local_addresses()[0];
-        let error = Sockets::bind(&[address], false).unwrap_err();
+        let error = Sockets::bind(&[address], false, false).unwrap_err();
         assert!(matches!(error, BindError::InUse(taken) if taken == address));
         assert!(error.to_string().contains(&address.port().to_string()) && error.to_string().contains("another port"));
     }
@@ -428,13 +466,13 @@ mod tests {
     #[tokio::test]
     async fn an_address_of_another_machine_and_no_address_are_refused() {
         let elsewhere = SocketAddr::from(([192, 0, 2, 77], 0));
-        assert!(matches!(Sockets::bind(&[elsewhere], false), Err(BindError::NotHere(address)) if address == elsewhere));
-        assert!(matches!(Sockets::bind(&[], false), Err(BindError::None)));
+        assert!(matches!(Sockets::bind(&[elsewhere], false, false), Err(BindError::NotHere(address)) if address == elsewhere));
+        assert!(matches!(Sockets::bind(&[], false, false), Err(BindError::None)));
     }
 
     #[tokio::test]
     async fn what_cannot_be_sent_is_counted_and_dropped() {
-        let mut sockets = Sockets::bind(&[LOOPBACK], false).unwrap();
+        let mut sockets = Sockets::bind(&[LOOPBACK], false, false).unwrap();
         sockets.send(&transmit(LOOPBACK_V6, b"no socket of this family"));
         sockets.send(&transmit(LOOPBACK, b"port 0"));
         assert_eq!(sockets.dropped, 2);

@@ -375,9 +375,22 @@ impl Stack {
         &self.local
     }
 
-    /// Where others may find this device: where two of them see it, then its own addresses.
+    /// Announces this device on the LAN again: there is a link that it was not announced on.
+    pub fn announce(&mut self, now: Instant, wall: Timestamp) {
+        self.agent.announce(now);
+        self.settle(now, wall);
+    }
+
+    /// The addresses outside that routers map to our sockets; again when they change.
+    pub fn set_mapped_addresses(&mut self, now: Instant, wall: Timestamp, addresses: &[SocketAddr]) {
+        self.agent.set_mapped_addresses(now, addresses);
+        self.settle(now, wall);
+    }
+
+    /// Where others may find this device: what routers map to it, where two others see it, then its own addresses.
     pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
-        self.agent.reflexive_addresses().take(2).chain(self.local.iter().copied()).collect()
+        let outside = self.agent.mapped_addresses().iter().copied().chain(self.agent.reflexive_addresses().take(2));
+        outside.chain(self.local.iter().copied()).collect()
     }
 
     /// Seeks a session with `peer` until there is one: at `addresses`, on the LAN, through common peers.

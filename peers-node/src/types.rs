@@ -24,6 +24,8 @@ pub struct Status {
     pub listen: Vec<SocketAddr>,
     /// Its addresses as other peers see them.
     pub reflexive: Vec<SocketAddr>,
+    /// What routers do to let others in.
+    pub port_mapping: PortMappingStatus,
     /// Peers with a session.
     pub peers: Vec<PeerStatus>,
     /// The cache lent to everyone.
@@ -36,6 +38,24 @@ pub struct Status {
     pub databases: Vec<DatabaseStatus>,
     /// Everything counted since the start.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What routers do to let others in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PortMappingStatus {
+    /// Addresses outside that lead here: at most one of each family.
+    pub mapped: Vec<MappedAddress>,
+    /// Why there is none of IPv4, as far as that is known.
+    pub trouble: Option<String>,
+}
+
+/// An address outside that a router maps to this node. A private one leads here from the network between two routers, and from nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedAddress {
+    /// The address.
+    pub address: SocketAddr,
+    /// How the router was asked: `pcp`, `nat-pmp` or `upnp`.
+    pub by: String,
 }
 
 /// A user: a set of devices.

@@ -345,7 +345,7 @@ impl Mapper {
                     self.switch(now, Protocol::Pcp, held);
                     true
                 }
-                Protocol::Pcp if response.version != pcp::VERSION => self.refuse(now, pcp::name(response.result), response.lifetime),
+                Protocol::Pcp if response.version != pcp::VERSION => self.refuse(now, pcp::failure(response.result), response.lifetime),
                 _ => false,
             };
         }
@@ -363,7 +363,7 @@ impl Mapper {
         match response.body {
             Body::Announce => self.on_epoch(now, holds),
             Body::Map { .. } | Body::Error if response.result != pcp::SUCCESS => {
-                self.refuse(now, pcp::name(response.result), response.lifetime)
+                self.refuse(now, pcp::failure(response.result), response.lifetime)
             }
             Body::Map { external, .. } => self.grant(now, external, response.lifetime),
             Body::Error => false,
@@ -388,7 +388,7 @@ impl Mapper {
         match response.body {
             Body::Error => {
                 let short = matches!(response.result, natpmp::NETWORK_FAILURE | natpmp::OUT_OF_RESOURCES);
-                self.refuse(now, natpmp::name(response.result), if short { REFUSED.0 } else { REFUSED.1 })
+                self.refuse(now, natpmp::failure(response.result), if short { REFUSED.0 } else { REFUSED.1 })
             }
             Body::Address(address) => self.on_address(now, address, holds),
             Body::Map { internal, external, lifetime } => match self.address {
@@ -434,12 +434,12 @@ impl Mapper {
         true
     }
 
-    fn refuse(&mut self, now: Instant, reason: &'static str, lifetime: u32) -> bool {
+    fn refuse(&mut self, now: Instant, failure: Failure, lifetime: u32) -> bool {
         match self.state {
             State::Asking { .. } => {
                 self.stats.refused += 1;
                 let pause = Duration::from_secs(lifetime.clamp(REFUSED.0, REFUSED.1).into());
-                self.give_up(now, Failure::Refused { reason }, Some(pause));
+                self.give_up(now, failure, Some(pause));
                 true
             }
             // What was granted lasts; renewing it is tried again, until it ends.

@@ -6,6 +6,8 @@ use core::net::Ipv4Addr;
 
 use peers_wire::{DecodeError, Reader, Writer};
 
+use super::output::Failure;
+
 /// The version of NAT-PMP.
 pub(super) const VERSION: u8 = 0;
 /// The bit of the opcode that marks a response.
@@ -72,17 +74,16 @@ impl Response {
     }
 }
 
-/// The name of a result code.
-pub(super) const fn name(result: u16) -> &'static str {
-    match result {
-        SUCCESS => "success",
-        1 => "unsupported version",
+/// What a result code means. Who knows neither the version nor the opcode is as good as silent.
+pub(super) const fn failure(result: u16) -> Failure {
+    let reason = match result {
+        1 | 5 => return Failure::Silent,
         2 => "not authorized",
         NETWORK_FAILURE => "network failure",
         OUT_OF_RESOURCES => "out of resources",
-        5 => "unsupported opcode",
         _ => "unknown error",
-    }
+    };
+    Failure::Refused { reason }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use peers_wire::{DecodeError, Reader, Writer};
 
+use super::output::Failure;
+
 /// The version of PCP.
 pub(super) const VERSION: u8 = 2;
 /// Most bytes of a message. Source: section 7.
@@ -111,25 +113,23 @@ impl Response {
     }
 }
 
-/// The name of a result code.
-pub(super) const fn name(result: u8) -> &'static str {
-    match result {
-        0 => "success",
-        UNSUPPORTED_VERSION => "unsupported version",
+/// What a result code means. Who knows neither the version, nor MAP, nor UDP is as good as silent.
+pub(super) const fn failure(result: u8) -> Failure {
+    let reason = match result {
+        UNSUPPORTED_VERSION | 4 | 9 => return Failure::Silent,
         2 => "not authorized",
         3 => "malformed request",
-        4 => "unsupported opcode",
         5 => "unsupported option",
         6 => "malformed option",
         7 => "network failure",
         8 => "no resources",
-        9 => "unsupported protocol",
         10 => "quota exceeded",
         11 => "cannot provide the external address",
         12 => "address mismatch: another router is between",
         13 => "too many remote peers",
         _ => "unknown error",
-    }
+    };
+    Failure::Refused { reason }
 }
 
 /// An address in 16 bytes: IPv4 is mapped. Source: section 5.

@@ -9,6 +9,8 @@ use crate::note;
 pub(crate) struct Host {
     namespace: String,
     interfaces: AtomicU32,
+    /// A laboratory removes its hosts itself.
+    of_lab: bool,
 }
 
 impl Host {
@@ -18,11 +20,16 @@ impl Host {
         hosts.try_into().map_err(|_| note("skipped: no network namespace can be made here (needs root, IPv6 and the command `ip`)")).ok()
     }
 
+    /// A host of a laboratory that `netlab` has built.
+    pub(crate) fn of_lab(lab: &str, name: &str) -> Self {
+        Self { namespace: format!("nl-{lab}-{name}"), interfaces: AtomicU32::new(0), of_lab: true }
+    }
+
     fn new() -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let namespace = format!("peers-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let made = Command::new("ip").args(["netns", "add", &namespace]).output().ok()?;
-        let host = made.status.success().then_some(Self { namespace, interfaces: AtomicU32::new(0) })?;
+        let host = made.status.success().then_some(Self { namespace, interfaces: AtomicU32::new(0), of_lab: false })?;
         host.ip("link set lo up");
         // Addresses are unique here: no second of waiting before a link-local one is used.
         let configured = host.command("sh").args(["-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"]).output().ok()?;
@@ -69,6 +76,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).output();
+        if !self.of_lab {
+            let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).output();
+        }
     }
 }

@@ -6,8 +6,10 @@
 mod discovery;
 mod full_disk;
 mod host;
+mod lan_only;
 mod linking;
 mod peer;
+mod router;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

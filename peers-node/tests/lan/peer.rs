@@ -58,6 +58,13 @@ impl<'a> Peer<'a> {
         until(&format!("{name} takes commands"), || self.run(&["status"]).code == Some(0));
     }
 
+    /// Ends the node as Ctrl-C does, and waits for it.
+    pub(crate) fn interrupt(&mut self) {
+        let mut node = self.node.take().unwrap();
+        assert!(Command::new("kill").args(["-INT", &node.id().to_string()]).status().unwrap().success());
+        assert!(node.wait().unwrap().success());
+    }
+
     /// Kills the node, as a power cut would.
     pub(crate) fn down(&mut self) {
         if let Some(mut node) = self.node.take() {

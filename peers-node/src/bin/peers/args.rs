@@ -157,6 +157,12 @@ pub(crate) struct Up {
     /// Do not announce this device on the local network.
     #[arg(long)]
     pub(crate) no_lan: bool,
+    /// Keep to the local network: send nothing to any address beyond it, use no relay, ask no router.
+    #[arg(long, conflicts_with = "no_lan")]
+    pub(crate) lan_only: bool,
+    /// Do not ask the router to let others in (PCP, NAT-PMP, UPnP).
+    #[arg(long)]
+    pub(crate) no_port_mapping: bool,
     /// Connect to this peer; may be given several times.
     #[arg(long, value_name = "[ID@]ADDR")]
     pub(crate) peer: Vec<Bootstrap>,

@@ -27,6 +27,12 @@ fn shown(status: &Status) -> String {
     if !status.reflexive.is_empty() {
         let _ = writeln!(out, "seen by others as {}", list(&status.reflexive));
     }
+    for mapped in &status.port_mapping.mapped {
+        let _ = writeln!(out, "mapped by the router to {} ({})", mapped.address, mapped.by);
+    }
+    if let Some(trouble) = &status.port_mapping.trouble {
+        let _ = writeln!(out, "no port is mapped: {}", safe(trouble, false));
+    }
     let _ = writeln!(out, "\nYou: {}, {}", status.user.id, plural(status.user.devices.len(), "device", "devices"));
     let mut devices: Vec<_> = status.user.devices.iter().collect();
     devices.sort_by_key(|device| (!device.this, &device.name));

@@ -23,6 +23,7 @@ pub(crate) async fn up(arguments: Up, output: Output) -> Result<(), Failure> {
     let home = home()?;
     let mut options =
         Options { lan: !arguments.no_lan, passphrase: passphrase(&arguments.passphrase, &home.key_file())?, ..Options::default() };
+    (options.port_mapping, options.lan_only) = (!arguments.no_port_mapping, arguments.lan_only);
     options.name = arguments.name.unwrap_or_else(host_name);
     options.bootstrap = arguments.peer.iter().map(|peer| Bootstrap { id: peer.id, address: peer.address }).collect();
     if !arguments.listen.is_empty() {
