@@ -259,6 +259,7 @@ impl Agent {
     fn end_check(&mut self, now: Instant) {
         let Some(run) = self.check.run.take() else { return };
         run.sockets().for_each(|socket| self.sockets.close(socket));
+        self.stats.checks += 1;
         let found = run.evidence(&self.local, self.reflexive.reports().collect()).verdict();
         let old = core::mem::take(&mut self.check.behaviour);
         let same = !core::mem::take(&mut self.check.moved) && old.mapping == found.mapping && old.external == found.external;

@@ -112,6 +112,8 @@ pub struct Stats {
     pub refused: u64,
     /// Probes sent to introduced addresses.
     pub probes: u64,
+    /// Looks at our own NAT that have ended in a verdict.
+    pub checks: u64,
     /// Copies of datagrams sent by a second path, while the first was in doubt.
     pub copies: u64,
     /// Moves of a session to another path.

@@ -89,8 +89,9 @@ fn pause(known: Lifetime, bounds: (Duration, Duration), no_need: bool) -> Durati
 }
 
 impl Agent {
-    /// How long a path in use may be silent before it is pinged.
-    pub(crate) fn keep_alive(&self) -> Duration {
+    /// How long a path in use may be silent before it is pinged: what is known of our NAT's memory, between [`Config::keep_alive`](crate::Config::keep_alive) and
+    /// [`Config::keep_alive_max`](crate::Config::keep_alive_max).
+    pub fn keep_alive(&self) -> Duration {
         let behaviour = &self.check.behaviour;
         // Without NAT and filter there is nothing to keep open.
         let no_need = behaviour.kind() == Kind::Open;

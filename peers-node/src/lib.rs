@@ -16,6 +16,7 @@ mod mail;
 mod mailbox;
 mod membership;
 mod message;
+mod netcheck;
 mod node;
 mod node_groups;
 mod node_recovery;
@@ -40,6 +41,7 @@ pub use membership::{
     AuditReport, ForkStatus, GroupStatus, GuardiansStatus, MemberAudit, MemberStatus, RecoveryKeyStatus, RemovedAudit, Stolen, Ward,
 };
 pub use message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
+pub use netcheck::{Netcheck, NetcheckReporter, Remembered};
 pub use node::{Bootstrap, Closed, Events, LinkError, Node, OpenError, Options, PublishError};
 pub use node_groups::MembershipError;
 pub use node_recovery::{Progress, RecoverError, Recovered, Recovering};

@@ -387,6 +387,17 @@ impl Stack {
         self.settle(now, wall);
     }
 
+    /// How our own NAT behaves, and how long a path may be silent before it is used again.
+    pub fn behaviour(&self) -> (peers_nat::Behaviour, std::time::Duration) {
+        (self.agent.behaviour(), self.agent.keep_alive())
+    }
+
+    /// Looks at our own NAT again, as soon as there are two peers to ask.
+    pub fn check_nat(&mut self, now: Instant, wall: Timestamp) {
+        self.agent.check_nat(now);
+        self.settle(now, wall);
+    }
+
     /// Where others may find this device: what routers map to it, where two others see it, then its own addresses.
     pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
         let outside = self.agent.mapped_addresses().iter().copied().chain(self.agent.reflexive_addresses().take(2));

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Up(Up),
     /// Show this device, who it is connected to, and what it keeps.
     Status,
+    /// Find out how this network treats you: what your router or firewall does, and what that means for who can reach you.
+    Netcheck(Netcheck),
     /// Let a new device join you: prints a code of four words, or a link, and waits for `peers accept` there.
     Invite(Invite),
     /// Join what another device invites to, you or a group: asks for the code or link that `peers invite` or `peers group invite` printed there.
@@ -169,6 +171,18 @@ pub(crate) struct Up {
     /// The name of this device that your other devices see [default: the host's name]
     #[arg(long)]
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) passphrase: Passphrase,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Netcheck {
+    /// Wait so many seconds for two peers outside of this network to be connected and to have answered.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) wait: u64,
+    /// Where no node runs: connect to this peer; may be given several times.
+    #[arg(long, value_name = "[ID@]ADDR")]
+    pub(crate) peer: Vec<Bootstrap>,
     #[command(flatten)]
     pub(crate) passphrase: Passphrase,
 }

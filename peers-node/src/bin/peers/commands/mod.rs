@@ -7,6 +7,7 @@ mod id;
 mod inbox;
 mod key;
 mod link;
+mod netcheck;
 mod recovery;
 mod secret;
 mod send;
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         Command::Key(key) => key::key(key, output).await,
         Command::Up(up) => up::up(up, output).await,
         Command::Status => status::status(output).await,
+        Command::Netcheck(arguments) => netcheck::netcheck(&arguments, output).await,
         Command::Invite(invite) => link::invite(&invite, None, output).await,
         Command::Accept(accept) => link::accept(&accept, output).await,
         Command::Group(command) => group::group(command, output).await,

@@ -17,6 +17,8 @@ use crate::body::Body;
 pub(crate) enum Request {
     /// The node's status.
     Status {},
+    /// Looks at the network, for at most `wait_ms`.
+    Netcheck { wait_ms: u64 },
     /// Makes a code or link (an event), waits for the device that uses it (an event), and until it is linked.
     Invite {
         #[serde(default)]

@@ -9,6 +9,8 @@ mod recovery;
 mod sql;
 mod topic;
 
+use core::time::Duration;
+
 pub(crate) use link::mistyped;
 use peers_node::Node;
 pub(crate) use recovery::mistyped as mistyped_phrase;
@@ -19,10 +21,14 @@ use crate::control::Request;
 use crate::control::server::Replies;
 use crate::failure::Failure;
 
+/// Longest wait for the network to be looked at, in ms.
+const MAX_WAIT: u64 = 3_600_000;
+
 /// Does what `request` asks and gives the answer; events go to `replies` meanwhile.
 pub(crate) async fn run(request: Request, node: &Node, replies: &mut Replies) -> Result<Value, Failure> {
     match request {
         Request::Status {} => value(&node.status().await?),
+        Request::Netcheck { wait_ms } => value(&node.netcheck(Duration::from_millis(wait_ms.min(MAX_WAIT))).await?),
         Request::Invite { link, confirm, to: None } => value(&link::invite(node, link, confirm, replies).await?),
         Request::Invite { link, confirm, to: Some(to) } => value(&group::invite(node, &to, link, confirm, replies).await?),
         Request::Accept { code, confirm } => value(&link::accept(node, &code, confirm, replies).await?),
