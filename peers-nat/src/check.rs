@@ -28,7 +28,9 @@ const ROUND: Duration = Duration::from_millis(400);
 /// Peers that may want to be reporters are gathered for so long.
 const GATHER: Duration = Duration::from_millis(500);
 /// First and longest pause between two looks at the same network: it doubles each time.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
+const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
+/// Most peers that are asked whether they can be.
+const MAX_SCOUTED: usize = 12;
 /// So many addresses out there have to leave us without an answer before UDP counts as blocked, and so many are remembered.
 const UNANSWERED: (usize, usize) = (2, 8);
 
@@ -36,6 +38,7 @@ const UNANSWERED: (usize, usize) = (2, 8);
 #[derive(Debug, Default)]
 pub(crate) struct Check {
     pub(crate) behaviour: Behaviour,
+    scouting: Option<Scouting>,
     run: Option<Run>,
     /// Looks since the network changed, and when the next may begin.
     runs: u32,
@@ -46,6 +49,22 @@ pub(crate) struct Check {
     /// A peer out there was heard directly; addresses out there that did not answer.
     heard: bool,
     unanswered: BTreeSet<IpAddr>,
+}
+
+/// Who can be asked is found out first: a peer behind a NAT does not hear a socket that it has not sent to.
+#[derive(Debug)]
+struct Scouting {
+    socket: SocketId,
+    asked: Vec<(Token, PeerId)>,
+    answered: BTreeSet<PeerId>,
+    /// Those who did not answer were asked a second time.
+    again: bool,
+}
+
+impl Scouting {
+    fn missing(&self) -> impl Iterator<Item = PeerId> {
+        self.asked.iter().map(|(_, id)| *id).filter(|id| !self.answered.contains(id))
+    }
 }
 
 /// A look at our NAT.
@@ -126,6 +145,9 @@ impl Agent {
         if let Some(run) = self.check.run.take() {
             run.sockets().for_each(|socket| self.sockets.close(socket));
         }
+        if let Some(scouting) = self.check.scouting.take() {
+            self.sockets.close(scouting.socket);
+        }
         self.stop_lifetimes();
         self.check = Check::default();
         self.timers.set(Timer::Check, now + GATHER);
@@ -139,7 +161,7 @@ impl Agent {
         self.check.heard = true;
         let known = &self.check.behaviour;
         let moved = known.mapping <= Some(Mapping::EndpointIndependent) && self.reflexive.is_moved(by, seen);
-        if self.check.run.is_none() && (moved || known.reporters.len() < MAX_REPORTERS) {
+        if self.check.run.is_none() && self.check.scouting.is_none() && (moved || known.reporters.len() < MAX_REPORTERS) {
             self.check.moved |= moved;
             self.timers.set_earlier(Timer::Check, self.check.next.unwrap_or(now).max(now + GATHER));
         }
@@ -154,7 +176,11 @@ impl Agent {
 
     pub(crate) fn on_check_timer(&mut self, now: Instant) {
         match &mut self.check.run {
-            None => self.begin_check(now),
+            None => match self.check.scouting.take() {
+                None => self.begin_scouting(now),
+                Some(scouting) if !scouting.again && scouting.missing().next().is_some() => self.scout_again(now, scouting),
+                Some(scouting) => self.begin_check(now, &scouting),
+            },
             Some(run) if run.round < ROUNDS => {
                 run.round += 1;
                 let next = now + run.length;
@@ -165,28 +191,60 @@ impl Agent {
         }
     }
 
-    /// Up to three peers at different addresses out there, chosen at random.
-    pub(crate) fn reporters(&mut self) -> Vec<(PeerId, SocketAddr)> {
+    /// Peers at different addresses out there, of one family, in an order of chance.
+    fn candidates_to_report(&mut self) -> Vec<(PeerId, SocketAddr)> {
         let at = |id: &PeerId| self.peers.get(id).and_then(|peer| peer.paths.proven_address());
         let global = |id: &PeerId| Some((*id, at(id).filter(|at| address::scope(*at) == Some(Scope::Global) && self.can_introduce(*id))?));
         let all: Vec<(PeerId, SocketAddr)> = self.connected.iter().filter_map(global).collect();
         let v4: BTreeSet<IpAddr> = all.iter().map(|(_, at)| at.ip()).filter(IpAddr::is_ipv4).collect();
         let mut usable: Vec<_> = all.into_iter().filter(|(_, at)| at.is_ipv4() == (v4.len() >= 2)).collect();
-        let mut chosen: Vec<(PeerId, SocketAddr)> = Vec::new();
-        while !usable.is_empty() && chosen.len() < MAX_REPORTERS {
+        let mut ordered: Vec<(PeerId, SocketAddr)> = Vec::new();
+        while !usable.is_empty() && ordered.len() < MAX_SCOUTED {
             let one = usable.swap_remove(self.rng.random_range(0..usable.len()));
-            if chosen.iter().all(|(_, at)| at.ip() != one.1.ip()) {
-                chosen.push(one);
+            if ordered.iter().all(|(_, at)| at.ip() != one.1.ip()) {
+                ordered.push(one);
             }
         }
-        chosen
+        ordered
     }
 
-    fn begin_check(&mut self, now: Instant) {
+    /// A peer that has reported before, and can still be asked; another than `not`.
+    pub(crate) fn reporter(&mut self, not: Option<PeerId>) -> Option<PeerId> {
+        let known = self.check.behaviour.reporters.iter().map(|reporter| reporter.peer);
+        let usable: Vec<PeerId> = known.filter(|id| Some(*id) != not && self.can_introduce(*id)).collect();
+        (!usable.is_empty()).then(|| usable[self.rng.random_range(0..usable.len())])
+    }
+
+    fn begin_scouting(&mut self, now: Instant) {
         if self.check.next.is_some_and(|next| now < next) {
             return;
         }
-        let reporters = self.reporters();
+        let candidates = self.candidates_to_report();
+        if candidates.len() < 2 || (!self.check.asked && !self.check.moved && candidates.len() <= self.check.behaviour.reporters.len()) {
+            return;
+        }
+        self.check.next = Some(now + (PAUSES.0 * (1 << self.check.runs.min(10))).min(PAUSES.1));
+        self.check.runs += 1;
+        let Some(socket) = self.open_socket(now, ROUND * 3) else { return };
+        let asked = candidates.into_iter().filter_map(|(id, _)| Some((self.ask_reflection(now, id, socket, None)?, id))).collect();
+        self.check.scouting = Some(Scouting { socket, asked, answered: BTreeSet::new(), again: false });
+        self.timers.set(Timer::Check, now + ROUND);
+    }
+
+    fn scout_again(&mut self, now: Instant, mut scouting: Scouting) {
+        let missing: BTreeSet<PeerId> = scouting.missing().collect();
+        let asked = missing.into_iter().filter_map(|id| Some((self.ask_reflection(now, id, scouting.socket, None)?, id)));
+        scouting.asked.extend(asked);
+        scouting.again = true;
+        self.check.scouting = Some(scouting);
+        self.timers.set(Timer::Check, now + ROUND);
+    }
+
+    fn begin_check(&mut self, now: Instant, scouting: &Scouting) {
+        self.sockets.close(scouting.socket);
+        let mut reporters = self.candidates_to_report();
+        reporters.retain(|(id, _)| scouting.answered.contains(id));
+        reporters.truncate(MAX_REPORTERS);
         let known = self.check.behaviour.reporters.len();
         let asked = core::mem::take(&mut self.check.asked) || self.check.moved;
         if reporters.len() < 2 || (!asked && reporters.len() <= known) {
@@ -211,8 +269,6 @@ impl Agent {
             }
         }
         self.check.run = Some(Run { round: 0, length, sockets, flows, trials, hairpin: None });
-        self.check.next = Some(now + (PAUSES.0 * (1 << self.check.runs.min(10))).min(PAUSES.1));
-        self.check.runs += 1;
         self.timers.set(Timer::Check, now + length);
         self.next_round(now);
     }
@@ -307,9 +363,18 @@ impl Agent {
     }
 
     /// A reflection came; returns whether it was asked for here.
-    pub(crate) fn on_check_reflection(&mut self, token: Token, observed: SocketAddr) -> bool {
+    pub(crate) fn on_check_reflection(&mut self, now: Instant, token: Token, observed: SocketAddr) -> bool {
         if address::scope(observed).is_none() {
             return false;
+        }
+        if let Some(scouting) = &mut self.check.scouting
+            && let Some((_, id)) = scouting.asked.iter().find(|(asked, _)| *asked == token)
+        {
+            scouting.answered.insert(*id);
+            if scouting.missing().next().is_none() {
+                self.timers.set(Timer::Check, now);
+            }
+            return true;
         }
         let flow = self.check.run.iter_mut().flat_map(|run| &mut run.flows).find(|flow| flow.tokens.contains(&token));
         let found = flow.is_some();

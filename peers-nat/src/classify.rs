@@ -261,11 +261,12 @@ impl Evidence {
         if class.len() == count || (2 * class.len() > count && 2 * differ <= count) {
             return (Some(Mapping::EndpointIndependent), class);
         }
-        if 2 * class.len() == count && same > 0 && same == differ {
+        // Two that contradict each other leave it open.
+        let external = majority(self.addresses(), count);
+        if external.is_none() || (2 * class.len() == count && same > 0 && same == differ) {
             return (None, BTreeSet::new());
         }
         let mapping = if same > differ { Mapping::AddressDependent } else { Mapping::AddressAndPortDependent };
-        let external = majority(self.addresses(), count);
         let fits = |id: &&PeerId| {
             let vote = votes.get(*id).is_none_or(|same| *same == (mapping == Mapping::AddressDependent));
             vote && first(**id).all(|report| external.is_none_or(|ip| ip == report.seen.ip()))

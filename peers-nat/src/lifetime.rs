@@ -3,7 +3,6 @@
 //! An auxiliary socket speaks to a peer and falls silent; after a while the peer is asked, by the session, to send one probe to where it saw the socket. What arrives is proof. What does not is believed
 //! when it happened with two peers, each of which got a probe through right after. From one silence to the next it doubles, then the gap is halved.
 
-use core::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use peers_wire::PeerId;
@@ -50,7 +49,7 @@ enum Step {
 pub(crate) struct Lifetimes {
     /// Whether flows are looked at that were answered, or such that never were.
     replied: bool,
-    reporter: Option<(PeerId, SocketAddr)>,
+    reporter: Option<PeerId>,
     socket: Option<SocketId>,
     token: Token,
     since: Instant,
@@ -140,7 +139,7 @@ impl Agent {
             return;
         };
         let alive = |id: &PeerId| self.can_introduce(*id);
-        let left = run.reporter.as_ref().is_some_and(|(id, _)| !alive(id));
+        let left = run.reporter.as_ref().is_some_and(|id| !alive(id));
         let next = match run.step {
             _ if left => None,
             Step::Open { sends } if sends < ASKS => {
@@ -193,12 +192,10 @@ impl Agent {
     /// Speaks to the reporter from the socket that is tried; chooses them first if need be. Returns whether it went.
     fn speak(&mut self, now: Instant, run: &mut Lifetimes, silence: Duration) -> bool {
         if run.reporter.is_none() {
-            let reporters = self.reporters();
-            let other = reporters.iter().copied().find(|(id, _)| run.gone != Some(*id));
             // Two have to agree that a flow is gone.
-            run.reporter = if run.gone.is_some() { other } else { reporters.first().copied() };
+            run.reporter = self.reporter(run.gone);
         }
-        let Some((reporter, _)) = run.reporter else { return false };
+        let Some(reporter) = run.reporter else { return false };
         let socket = run.socket.or_else(|| self.open_socket(now, silence + 30 * ANSWER));
         run.socket = socket;
         run.since = now;
@@ -209,7 +206,7 @@ impl Agent {
 
     /// Asks the reporter for a probe.
     fn ask_again(&mut self, now: Instant, run: &Lifetimes) -> bool {
-        let Some((id, _)) = run.reporter else { return false };
+        let Some(id) = run.reporter else { return false };
         let Some(link) = self.peers.get(&id).and_then(|peer| peer.paths.selected()) else { return false };
         let _ = now;
         self.send_control(now, id, None, link, &[Control::Again { token: run.token }])
@@ -219,7 +216,7 @@ impl Agent {
     pub(crate) fn on_lifetime_answer(&mut self, now: Instant, id: PeerId, token: Token) -> bool {
         let longest = self.longest();
         let silence = self.lifetimes.as_ref().and_then(|run| next_silence(*self.known_of(run.replied), longest));
-        let expected = |run: &&mut Lifetimes| run.token == token && run.reporter.is_some_and(|(reporter, _)| reporter == id);
+        let expected = |run: &&mut Lifetimes| run.token == token && run.reporter == Some(id);
         let (Some(run), Some(silence)) = (self.lifetimes.as_mut().filter(expected), silence) else { return false };
         let pause = match run.step {
             Step::Open { .. } if run.replied => {
@@ -261,7 +258,7 @@ impl Agent {
                     run.gone = None;
                 }
                 (None, reporter) => {
-                    run.gone = reporter.map(|(id, _)| id);
+                    run.gone = reporter;
                     run.reporter = None;
                 }
             },

@@ -125,6 +125,6 @@ impl Agent {
         let _ = self.on_survey(now, &reflection, token, observed)
             || self.on_bracket(now, token, observed)
             || self.on_offer(now, token, observed)
-            || self.on_check_reflection(token, observed);
+            || self.on_check_reflection(now, token, observed);
     }
 }
