@@ -152,8 +152,8 @@ pub const MAX_STEP: i16 = 8;
 pub const MAX_BLOCK: u16 = 2048;
 /// Ports that it takes to tell a block from chance.
 const MIN_PORTS: usize = 6;
-/// Reporters whose tests have to end in silence for filtering to count as strict.
-const MIN_SILENT: usize = 2;
+/// Reporters that it takes where not all can have seen the same: tests that have to end in silence for filtering to count as strict, and ports that have to be preserved.
+const MIN_WITNESSES: usize = 2;
 
 /// Where a reporter saw a socket that had sent nothing before the reports began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,7 +278,7 @@ impl Evidence {
     fn filtering(&self) -> Option<Filtering> {
         let other_address = self.trials.iter().any(|trial| trial.came.1);
         let other_port = self.trials.iter().any(|trial| trial.came.0);
-        let silent = |asked: fn(&Trial) -> bool| self.trials.iter().filter(|trial| asked(trial)).count() >= MIN_SILENT;
+        let silent = |asked: fn(&Trial) -> bool| self.trials.iter().filter(|trial| asked(trial)).count() >= MIN_WITNESSES;
         if other_address {
             Some(Filtering::EndpointIndependent)
         } else if other_port {
@@ -292,8 +292,9 @@ impl Evidence {
     fn allocation(&self, ids: &BTreeSet<PeerId>, mapping: Option<Mapping>) -> Option<Allocation> {
         let independent = mapping == Some(Mapping::EndpointIndependent);
         let most = |count: usize, of: usize| 2 * count > of;
+        // A NAT that preserves ports may have had to give some of the main socket's flows another; one that does not preserves none by chance. One alone may say so falsely.
         let preserved = self.main.iter().filter(|(_, seen)| self.local.iter().any(|local| local.port() == seen.port())).count();
-        if most(preserved, self.main.len()) {
+        if preserved >= MIN_WITNESSES {
             return Some(Allocation::Preserved);
         }
         // One socket is one mapping, or one for each destination.
