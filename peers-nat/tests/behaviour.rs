@@ -152,3 +152,48 @@ fn lifetimes_are_found_and_keep_alives_follow_them() {
     assert_eq!(found(&net, host).mapping, Some(Mapping::EndpointIndependent));
     assert_eq!(found(&net, host).filtering, Some(Filtering::AddressAndPortDependent));
 }
+
+#[test]
+fn a_test_causes_less_than_three_bytes_for_each_of_its_own_wherever_it_seems_to_come_from() {
+    let spoofed: std::net::SocketAddr = "198.51.100.77:7777".parse().unwrap();
+    let (mut net, host) = behind(13, Nat::Linux("port-restricted"), 3);
+    net.run(5 * SECOND);
+    let before = net.tap.len();
+    let now = net.now;
+    net.hosts[host].agent.check_nat(now);
+    net.run(SECOND / 10);
+    // What it has just sent is stopped on its way, and sent by somebody else, who pretends to be elsewhere.
+    let public = net.address(0);
+    net.cut.insert((0, host));
+    net.run(SECOND);
+    let stopped: Vec<_> =
+        net.tap[before..].iter().filter(|(from, to, _)| *to == public && from.port() != 4000).map(|tap| tap.2.clone()).collect();
+    let (mut spent, mut probes) = (0, 0);
+    for datagram in stopped {
+        spent += datagram.len() as u64;
+        net.inject(0, spoofed, &datagram);
+        net.run(SECOND / 10);
+    }
+    net.run(SECOND);
+    let mut caused = 0;
+    for sender in &net.hosts {
+        let (count, bytes) = sender.sent.get(&spoofed).copied().unwrap_or_default();
+        (probes, caused) = (probes + count, caused + bytes);
+    }
+    assert!(probes >= 3, "a test was among what was sent: {probes} datagrams");
+    assert!(caused <= 3 * spent, "{caused} bytes for {spent}");
+}
+
+#[test]
+fn a_reporter_that_sees_us_elsewhere_every_time_does_not_keep_us_busy() {
+    let (mut net, host) = behind(17, Nat::Linux("port-restricted"), 3);
+    for _ in 0..500 {
+        net.reboot_nat(host);
+        for peer in 0..3 {
+            net.send_asking(host, peer, b"where am I?");
+        }
+        net.run(2 * SECOND);
+    }
+    let checks = net.hosts[host].agent.stats().checks;
+    assert!((2..=8).contains(&checks), "{checks} looks in 1000 s");
+}
