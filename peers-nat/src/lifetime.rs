@@ -97,6 +97,14 @@ impl Agent {
         pause(behaviour.replied, (self.config.keep_alive, self.config.keep_alive_max), no_need)
     }
 
+    /// Whether a session that `id` began is one that we keep open, too: it is wanted, it relays for us, or it is among the first of as many as we seek. The others are beyond what it takes to be reachable,
+    /// and left to who began them.
+    pub(crate) fn keeps(&self, id: PeerId) -> bool {
+        self.wanted.contains_key(&id)
+            || self.routes.values().any(|(via, _)| *via == id)
+            || self.connected.range(..id).take(self.config.target_sessions.max(1)).count() < self.config.target_sessions.max(1)
+    }
+
     /// Nothing is known of lifetimes: they are measured in the background, if there is something to measure.
     pub(crate) fn restart_lifetimes(&mut self, now: Instant) {
         self.stop_lifetimes();

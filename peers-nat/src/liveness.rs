@@ -30,6 +30,8 @@ pub(crate) const SUSPECT_PINGS: usize = 2;
 /// How often [`Config::rekey_after`](crate::Config::rekey_after) may pass before keys that could not be replaced are given up with their session.
 pub(crate) const KEY_LIFETIME: u32 = 3;
 const PROVE_PAUSE: Duration = Duration::from_millis(300);
+/// How many times longer a path may be silent that its other end keeps open, if it wants to.
+const SURPLUS: u32 = 3;
 
 impl Agent {
     /// A sealed datagram for one of our sessions.
@@ -397,7 +399,8 @@ impl Agent {
     pub(crate) fn arm(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
         // Without a session in use nothing can be asked, however long ago it was due.
-        let active = peer.sessions.current.as_ref().map(|_| peer.waiting.map_or_else(|| self.keep_alive_due(peer), |waiting| waiting.next));
+        let active =
+            peer.sessions.current.as_ref().map(|_| peer.waiting.map_or_else(|| self.keep_alive_due(id, peer), |waiting| waiting.next));
         let next = [active, peer.sessions.expires()].into_iter().flatten().min();
         if let Some(next) = next {
             self.timers.set(Timer::Peer(id), next);
@@ -405,9 +408,10 @@ impl Agent {
     }
 
     /// When a silent path is to be pinged: the initiator of the session a little before the other end, so that one ping serves both.
-    fn keep_alive_due(&self, peer: &Peer) -> Instant {
+    fn keep_alive_due(&self, id: PeerId, peer: &Peer) -> Instant {
         let initiated = peer.sessions.current.as_ref().is_some_and(|keyed| keyed.initiated);
         let pause = self.keep_alive().mul_f64(if initiated { 1.0 } else { 1.1 });
+        let pause = if initiated || self.keeps(id) { pause } else { pause * SURPLUS };
         // Mappings are kept open by the session with the relay; the route itself lives longer.
         let relayed = matches!(peer.paths.selected(), Some(Link::Relayed { .. }));
         peer.sent + if relayed { (pause * 2).min(ROUTE_WARM) } else { pause }
@@ -436,7 +440,7 @@ impl Agent {
         let rekey = age >= rekey_after || current.session.should_rekey(Duration::ZERO);
         let heard = peer.heard;
         let waiting = peer.waiting;
-        let keep_alive = self.peers.get(&id).is_some_and(|peer| self.keep_alive_due(peer) <= now);
+        let keep_alive = self.peers.get(&id).is_some_and(|peer| self.keep_alive_due(id, peer) <= now);
         match waiting {
             Some(waiting) if waiting.next <= now => {
                 let dead_after = if waiting.data { self.config.dead_after * 2 / 3 } else { self.config.dead_after };

@@ -197,3 +197,32 @@ fn a_reporter_that_sees_us_elsewhere_every_time_does_not_keep_us_busy() {
     let checks = net.hosts[host].agent.stats().checks;
     assert!((2..=8).contains(&checks), "{checks} looks in 1000 s");
 }
+
+/// Datagrams per peer and second that twelve agents with ten sessions each send from second `from` to second `to`, and the least sessions that one has then.
+fn idle(net: &mut Net, from: u64, to: u64) -> (f64, usize) {
+    net.run(Duration::from_secs(from) - (net.now - net.start));
+    let before = net.total_sent();
+    net.run(Duration::from_secs(to - from));
+    let sent = u32::try_from(net.total_sent() - before).unwrap();
+    let sessions = net.hosts.iter().map(|host| host.agent.sessions()).min().unwrap();
+    (f64::from(sent) / f64::from(u32::try_from(to - from).unwrap()) / 12.0, sessions)
+}
+
+/// The idle budget of this layer: below 0.35 from the second minute on, below 0.2 once lifetimes are known.
+#[test]
+fn idle_sessions_cost_less_once_the_nats_memory_is_known_and_none_is_lost() {
+    let mut net = Net::new(23);
+    let config = Config { target_sessions: 10, ..config() };
+    for n in 0..12 {
+        let nat = if n < 6 { Nat::Open } else { Nat::Linux("port-restricted") };
+        net.add_with(nat, config.clone());
+    }
+    for n in 1..12 {
+        net.connect_open(n, n % 6 / 2);
+    }
+    let (at_first, sessions) = idle(&mut net, 60, 100);
+    assert!(at_first <= 0.35 && sessions >= 10, "{at_first}, {sessions} sessions");
+    let (later, sessions) = idle(&mut net, 1500, 2100);
+    assert!(later <= 0.2 && sessions >= 10, "{later} datagrams per peer and second after {at_first}, {sessions} sessions");
+    println!("idle datagrams per peer and second: {at_first:.3} in the second minute, {later:.3} after 25 minutes");
+}

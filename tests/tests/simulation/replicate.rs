@@ -27,6 +27,13 @@ fn every_publish_reaches_every_subscriber() {
     assert_eq!(outcome.time_to_all.len(), 5);
 }
 
+/// The idle budget, with all that keep-alives, gossip and looks at the own NAT cost: G5 of docs/BENCHMARKS.md.
+#[test]
+fn who_has_nothing_to_say_sends_no_more_than_the_idle_budget() {
+    let idle = SMALL.run(4).idle_datagrams.ratio();
+    assert!(idle.is_some_and(|idle| idle <= 1.2), "{idle:?} datagrams per peer and second");
+}
+
 #[test]
 fn every_publish_reaches_every_subscriber_through_loss() {
     let outcome = Replicate { loss: 0.1, ..SMALL }.run(2);
