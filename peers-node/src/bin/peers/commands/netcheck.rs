@@ -23,7 +23,7 @@ pub(crate) async fn netcheck(arguments: &args::Netcheck, output: Output) -> Resu
             let bootstrap = arguments.peer.iter().map(|peer| Bootstrap { id: peer.id, address: peer.address }).collect();
             let passphrase = passphrase(&arguments.passphrase, &home.key_file())?;
             output.progress("no node runs here: one is started for as long as this takes");
-            let node = Node::open(&home, Options { bootstrap, passphrase, ..Options::default() }).await?;
+            let node = Node::open(&home, Options { bootstrap, passphrase, port_mapping: false, ..Options::default() }).await?;
             let found = node.netcheck(wait).await;
             node.close().await;
             found?
