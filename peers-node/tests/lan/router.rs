@@ -1,5 +1,6 @@
 //! Port mapping by a real router: the NAT of Linux with the daemon miniupnpd, which speaks PCP, NAT-PMP and UPnP.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,10 +16,12 @@ use crate::{note, until};
 
 /// The router's address outside.
 const OUTSIDE: &str = "11.0.2.2:4100";
+/// The node's own address where the laboratory has IPv6.
+const INSIDE_V6: &str = "[2a00:11:1002::b]:4100";
 const LISTEN: [&str; 2] = ["--listen", "0.0.0.0:4100"];
 
 #[test]
-fn pcp_maps_a_port_renews_it_finds_it_again_after_a_power_cut_and_releases_it() {
+fn pcp_maps_a_port_renews_it_finds_it_again_after_power_cuts_of_either_and_releases_it() {
     let Some(lab) = Lab::new(Speaks::Everything) else { return };
     let mut alice = Peer::new(&lab.inside);
     a_stranger_comes_in(&lab, &mut alice, "pcp");
@@ -26,6 +29,12 @@ fn pcp_maps_a_port_renews_it_finds_it_again_after_a_power_cut_and_releases_it() 
     assert!(lab.is_mapped(), "a power cut releases nothing");
     alice.ready("alice", &LISTEN);
     until("the mapping that was left behind is found again", || mapped(&alice) == json!([{ "address": OUTSIDE, "by": "pcp" }]));
+    // A clock that has hardly begun cannot go back far enough to be noticed.
+    std::thread::park_timeout(Duration::from_secs(5));
+    lab.reboot();
+    let again = until("a router that announces to have begun anew is asked again", || lab.is_mapped());
+    assert!(again < Duration::from_secs(6), "by its announcement, not at the renewal: {again:.2?}");
+    note(&format!("mapped again {again:.2?} after the router began anew"));
     // The router grants 32 s, and removes what is not renewed by then.
     std::thread::park_timeout(Duration::from_secs(40));
     assert!(lab.is_mapped(), "it was renewed");
@@ -66,6 +75,26 @@ fn who_wants_no_port_mapped_asks_no_router_and_no_stranger_comes_in() {
     assert_eq!(lab.requests(), 0, "the router was not asked");
 }
 
+#[test]
+fn pcp_opens_the_routers_firewall_for_ipv6_and_closes_it_again() {
+    let Some(lab) = Lab::new(Speaks::EverythingByIpv6) else { return };
+    let (mut alice, mut bob) = (Peer::new(&lab.inside), Peer::new(&lab.outside));
+    let listen = ["--listen", "[::]:4100"];
+    alice.ready("alice", &[listen[0], listen[1], "--no-port-mapping"]);
+    bob.ready("bob", &["--listen", "[::]:0", "--peer", &format!("{}@{INSIDE_V6}", alice.id())]);
+    std::thread::park_timeout(Duration::from_secs(3));
+    assert_eq!(bob.sessions(), [""; 0], "the firewall lets nobody in");
+    alice.interrupt();
+    alice.ready("alice", &listen);
+    until("the firewall is open", || mapped(&alice) == json!([{ "address": INSIDE_V6, "by": "pcp" }]));
+    assert!(lab.has_pinhole());
+    let id = alice.id();
+    until("a stranger comes in", || bob.sessions().contains(&id));
+    assert_eq!(bob.ok(&["status"])["peers"][0]["path"], format!("direct {INSIDE_V6}"));
+    alice.interrupt();
+    assert!(!lab.has_pinhole(), "it was closed");
+}
+
 /// Alice gets her port mapped; Bob, who was told her address outside and is known to nobody, reaches her there.
 fn a_stranger_comes_in(lab: &Lab, alice: &mut Peer, by: &str) {
     alice.ready("alice", &LISTEN);
@@ -89,6 +118,7 @@ fn mapped(peer: &Peer) -> Value {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Speaks {
     Everything,
+    EverythingByIpv6,
     NatPmpAndUpnp,
     UpnpAlone,
 }
@@ -99,7 +129,7 @@ struct Lab {
     inside: Host,
     outside: Host,
     router: Host,
-    daemon: Child,
+    daemon: RefCell<Child>,
     folder: TempDir,
 }
 
@@ -113,7 +143,8 @@ impl Lab {
         }
         Host::several::<1>()?;
         let name = format!("m{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let built = netlab(&name, &["up", "host s; nat r port-restricted a"]);
+        let v6 = speaks == Speaks::EverythingByIpv6;
+        let built = netlab(&name, &["up", if v6 { "v6; host s; nat r port-restricted a" } else { "host s; nat r port-restricted a" }]);
         if !built.status.success() {
             note(&format!("skipped: no laboratory can be built here: {}", String::from_utf8_lossy(&built.stderr)));
             return None;
@@ -138,6 +169,12 @@ impl Lab {
             chain input { type filter hook input priority 0; udp dport { 1900, 5351 } counter name requests; }
             }";
         router.shell(&format!("nft '{tables}'"));
+        if v6 {
+            // The laboratory's own firewall of IPv6 knows no pinholes: another that does, and is as strict.
+            router.shell("nft delete table ip6 nl");
+            let strict = "iifname wan meta nfproto ipv6 ct state new drop";
+            router.shell(&format!("nft add rule inet filter forward {strict}"));
+        }
         if speaks == Speaks::NatPmpAndUpnp {
             // A request of PCP begins with its version, 2.
             router.shell("nft add rule inet watch input udp dport 5351 @th,64,8 2 drop");
@@ -145,22 +182,33 @@ impl Lab {
         let natpmp = if speaks == Speaks::UpnpAlone { "no" } else { "yes" };
         let settings = format!(
             "ext_ifname=wan\nlistening_ip=lan\nenable_upnp=yes\nenable_natpmp={natpmp}\nmin_lifetime=10\nmax_lifetime=32\nhttp_port=0\n\
-             uuid=00000000-0000-0000-0000-000000000001\nsystem_uptime=no\nallow 1024-65535 0.0.0.0/0 1024-65535\n"
+             ext_ifname6=wan\nuuid=00000000-0000-0000-0000-000000000001\nsystem_uptime=no\nallow 1024-65535 0.0.0.0/0 1024-65535\n"
         );
-        let (config, log) = (folder.path().join("config"), folder.path().join("log"));
-        fs::write(&config, settings).unwrap();
-        let mut command = router.command(MINIUPNPD);
-        command.args(["-d", "-f"]).arg(&config).arg("-P").arg(folder.path().join("pid"));
-        let file = File::create(&log).unwrap();
-        let daemon = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
-        let lab = Self { name, inside, outside, router, daemon, folder };
-        until("the router's daemon listens", || fs::read_to_string(&log).unwrap().contains("HTTP listening"));
-        Some(lab)
+        fs::write(folder.path().join("config"), settings).unwrap();
+        let daemon = daemon(&router, folder.path());
+        Some(Self { name, inside, outside, router, daemon: daemon.into(), folder })
+    }
+
+    /// The router loses all mappings, and its daemon begins anew.
+    fn reboot(&self) {
+        let mut running = self.daemon.borrow_mut();
+        let _ = running.kill();
+        let _ = running.wait();
+        for chain in ["miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"] {
+            self.router.shell(&format!("nft flush chain inet filter {chain}"));
+        }
+        assert!(!self.is_mapped());
+        *running = daemon(&self.router, self.folder.path());
     }
 
     /// The router has a rule that leads to the node.
     fn is_mapped(&self) -> bool {
         self.router.shell("nft list table inet filter").contains("dnat ip to 192.168.2.11:4100")
+    }
+
+    /// The router's firewall lets others in to the node by IPv6.
+    fn has_pinhole(&self) -> bool {
+        self.router.shell("nft list chain inet filter miniupnpd").contains("0x2a00001110020000000000000000000b")
     }
 
     /// Datagrams that asked the router for anything.
@@ -171,13 +219,25 @@ impl Lab {
     }
 }
 
+/// Starts the daemon of a router, and waits until it listens.
+fn daemon(router: &Host, folder: &Path) -> Child {
+    let log = folder.join("log");
+    let mut command = router.command(MINIUPNPD);
+    command.args(["-d", "-f"]).arg(folder.join("config")).arg("-P").arg(folder.join("pid"));
+    let file = File::create(&log).unwrap();
+    let daemon = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+    until("the router's daemon listens", || fs::read_to_string(&log).unwrap().contains("HTTP listening"));
+    daemon
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             note(&fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
         }
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
+        let running = self.daemon.get_mut();
+        let _ = running.kill();
+        let _ = running.wait();
         netlab(&self.name, &["down"]);
     }
 }
