@@ -51,6 +51,16 @@ fn the_id_is_the_same_whether_the_node_runs_or_not() {
 }
 
 #[test]
+fn netcheck_says_when_there_is_nobody_outside_to_ask() {
+    let home = Home::new();
+    let node = home.up_alone("laptop");
+    let ran = home.run(&["netcheck", "--wait", "0"]);
+    assert_eq!((ran.code, &ran.json["kind"], &ran.json["agreed"]), (3, &"unknown".into(), &0.into()), "{}", ran.stdout);
+    assert!(ran.json["means"][0].as_str().is_some_and(|means| means.contains("two peers outside")), "{}", ran.stdout);
+    node.stop();
+}
+
+#[test]
 fn malformed_requests_get_an_error_and_the_node_goes_on() {
     let home = Home::new();
     let node = home.up_alone("laptop");
