@@ -70,6 +70,7 @@ pub(crate) enum Timer {
     Repair(PeerId),
     Discovery(SocketAddr),
     Exchange,
+    Network,
     Beacon,
     Relay,
     Sockets,
@@ -112,6 +113,8 @@ pub struct Agent {
     pub(crate) local: Vec<SocketAddr>,
     /// It had an address before.
     placed: bool,
+    /// When the network changed last, and how often those who did not answer since were asked again.
+    pub(crate) changed: Option<(Instant, usize)>,
     /// Addresses outside that a router maps to our socket.
     pub(crate) mapped: Vec<SocketAddr>,
     pub(crate) reflexive: Reflexive,
@@ -164,6 +167,7 @@ impl Agent {
             discoveries: BTreeMap::new(),
             local: Vec::new(),
             placed: false,
+            changed: None,
             mapped: Vec::new(),
             reflexive: Reflexive::default(),
             reflections: Reflections::default(),
@@ -371,6 +375,7 @@ impl Agent {
                 Timer::Repair(peer) => self.repair(now, wall, peer),
                 Timer::Discovery(address) => self.on_discovery_timer(now, wall, address),
                 Timer::Exchange => self.on_exchange_timer(now, wall),
+                Timer::Network => self.ask_silent(now),
                 Timer::Beacon => self.on_beacon_timer(now),
                 Timer::Sockets => self.on_sockets_timer(now),
                 Timer::Check => self.on_check_timer(now),

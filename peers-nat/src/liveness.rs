@@ -494,6 +494,11 @@ impl Agent {
         };
         waiting.pings += 1;
         waiting.next = now + pause;
+        let begins = waiting.asked && waiting.pings == 1;
+        if begins && peer.told.is_some() && peer.paths.spare(now).is_some() {
+            self.emit(Event::Doubt { peer: id });
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let selected = peer.paths.selected();
         let others: Vec<Link> = peer.paths.usable(now).filter(|link| peer.in_doubt() && Some(*link) != selected).collect();
         let links: Vec<Link> = selected.into_iter().chain(others).collect();

@@ -80,6 +80,11 @@ pub enum Event {
         /// By which path.
         path: Path,
     },
+    /// The path to `peer` may be dead, and there is another: what was sent lately and is not acknowledged is worth sending again now, as it goes by two paths.
+    Doubt {
+        /// Who.
+        peer: PeerId,
+    },
     /// The session with `peer` is gone.
     Disconnected {
         /// Who.

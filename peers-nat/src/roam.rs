@@ -1,6 +1,6 @@
 //! What is done when the network changes under us: another interface, another address, another router, or time that passed while we were suspended.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peers_wire::PeerId;
@@ -9,10 +9,13 @@ use crate::agent::{Agent, Timer};
 use crate::introduce::MAX_INTRODUCERS;
 use crate::liveness::KEY_LIFETIME;
 use crate::output::DisconnectReason;
+use crate::paths::Link;
 use crate::peer::{PATIENCE, Purpose, Waiting};
 use crate::reflexive::Reflexive;
 use crate::survey::Survey;
 
+/// Pauses before those who did not answer after a change of the network are asked again.
+const AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(70), Duration::from_millis(120)];
 /// Most relays that are asked for one peer.
 const MAX_ASKED: usize = 3;
 
@@ -31,6 +34,25 @@ impl Agent {
         }
         self.reset_back_off(now);
         self.repeat_dials(now);
+        self.changed = Some((now, 0));
+        self.timers.set(Timer::Network, now + AGAIN[0]);
+    }
+
+    /// A network that has just come up loses what is sent first: those who have not answered since are asked again, by every path.
+    pub(crate) fn ask_silent(&mut self, now: Instant) {
+        let Some((at, asked)) = self.changed else { return };
+        for id in self.connected.clone() {
+            let Some(peer) = self.peers.get(&id).filter(|peer| peer.heard <= at) else { continue };
+            let selected = peer.paths.selected();
+            let links: Vec<Link> = selected.into_iter().chain(peer.paths.usable(now).filter(|link| Some(*link) != selected)).collect();
+            for link in links {
+                self.ping_with(now, id, None, link, None);
+            }
+        }
+        self.changed = AGAIN.get(asked + 1).map(|pause| {
+            self.timers.set(Timer::Network, now + *pause);
+            (at, asked + 1)
+        });
     }
 
     /// Handshakes with those who were asked for, which went nowhere so far, go out again at once.

@@ -69,6 +69,19 @@ fn a_host_that_moved_is_heard_through_the_relay_in_the_time_of_one_way_and_hears
 }
 
 #[test]
+fn a_network_that_loses_what_is_sent_first_costs_no_more_than_that() {
+    let (mut net, a, b, relay) = direct_pair(7);
+    heard_after(&mut net, a, b, seconds(2));
+    move_host(&mut net, a);
+    // What was sent at once, and for 60 ms more, is lost.
+    net.cut.extend([(a.min(b), a.max(b)), (a.min(relay), a.max(relay))]);
+    heard_after(&mut net, a, b, Duration::from_millis(100));
+    net.cut.clear();
+    let heard = heard_after(&mut net, a, b, seconds(5)).map(Option::unwrap);
+    assert!(heard.iter().all(|heard| *heard <= Duration::from_millis(330)), "{heard:?}");
+}
+
+#[test]
 fn after_a_sleep_of_minutes_a_session_goes_on_within_a_second() {
     for (minutes, seed) in [(1, 1), (5, 2), (20, 3), (45, 4), (600, 5)] {
         let (mut net, a, b, _) = direct_pair(seed);

@@ -590,6 +590,12 @@ impl Stack {
                 self.tell_rtt(peer);
                 self.events.push_back(Event::PathChanged { peer, path });
             }
+            peers_nat::Event::Doubt { peer } => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.transport.path_in_doubt();
+                    self.busy.insert(peer);
+                }
+            }
             peers_nat::Event::Disconnected { peer, .. } => self.on_disconnected(now, wall, peer),
             peers_nat::Event::Data { peer, data } => self.on_data(now, wall, peer, &data),
             peers_nat::Event::Early { peer, data } => self.on_early(now, wall, peer, &data),

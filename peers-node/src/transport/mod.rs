@@ -238,6 +238,12 @@ impl Transport {
         self.recovery.path_changed(now);
     }
 
+    /// The path may be dead, and what is sent now goes by another as well: what is in flight is sent again, as far as that is little.
+    pub fn path_in_doubt(&mut self) {
+        let Self { recovery, outgoing, incoming, stats, .. } = self;
+        recovery.repeat(|fate, sent| on_lost(fate, sent, outgoing, incoming, stats));
+    }
+
     /// Takes one packet as the session opened it. What is wrong in it is dropped and counted, and the packet is not acknowledged.
     pub fn handle_frames(&mut self, now: Instant, packet: &[u8]) {
         self.stats.packets_received += 1;

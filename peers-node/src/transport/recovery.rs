@@ -224,6 +224,14 @@ impl Recovery {
         self.last_sent = now;
     }
 
+    /// What is in flight may be lost, and goes by a better way if it is sent now: the oldest packets are repeated, the first of them whatever the window says.
+    pub(super) fn repeat(&mut self, mut fate: impl FnMut(Fate, &Sent)) {
+        for sent in self.packets.iter().filter_map(|packet| packet.sent.as_ref()).take(MAX_REPEATED) {
+            fate(Fate::Repeat, sent);
+            self.probes = PROBES;
+        }
+    }
+
     /// When to look for losses or to probe; none if nothing is in flight.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let probe = || self.last_sent + (self.rtt.timeout() * (1 << self.probe_timeouts.min(16))).min(MAX_PROBE_TIMEOUT);
@@ -360,6 +368,8 @@ const GRANULARITY: Duration = Duration::from_millis(1);
 const PERSISTENT_TIMEOUTS: u32 = 3;
 /// Packets sent when the probe timeout fires; RFC 9002, section 6.2.4.
 const PROBES: u8 = 2;
+/// Packets repeated when a path is in doubt: about what is in flight of messages, little of what is of a file.
+const MAX_REPEATED: usize = 32;
 /// Back-off ends here: whether the peer lives is for its session to find out, and a peer that wakes should not wait for minutes.
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Records kept allocated while nothing is in flight.
