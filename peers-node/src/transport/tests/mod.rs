@@ -389,34 +389,6 @@ fn a_new_path_is_probed_from_a_small_window() {
 }
 
 #[test]
-fn what_is_in_flight_when_a_path_is_in_doubt_is_there_a_trip_later_by_another() {
-    let mut net = Net::new(1, Link { delay: Duration::from_millis(60), ..Link::BROADBAND }, 11);
-    net.pairs[0][0].send(Lane::Interactive, message(100, 0)).unwrap();
-    while net.elapsed() < 1.0 {
-        net.step();
-    }
-    // Nothing of the next second arrives: then there is another way.
-    net.links[0].loss = 1.0;
-    for mark in 1..=10 {
-        net.pairs[0][0].send(Lane::Interactive, message(100, mark)).unwrap();
-        net.transmit();
-    }
-    net.links[0].loss = 0.0;
-    let before = net.pairs[0][0].stats().packets_sent;
-    net.pairs[0][0].path_in_doubt();
-    net.transmit();
-    let sent = net.pairs[0][0].stats().packets_sent - before;
-    assert!((1..=4).contains(&sent), "ten small messages fit few packets: {sent}");
-    let begun = net.elapsed();
-    while net.received(0, 1, Lane::Interactive).len() < 11 {
-        net.step();
-    }
-    assert!(net.elapsed() - begun < 0.065, "{}", net.elapsed() - begun);
-    net.run();
-    assert_eq!(net.received(0, 1, Lane::Interactive).len(), 11, "and once");
-}
-
-#[test]
 fn an_answer_carries_the_acknowledgement() {
     let mut net = Net::new(1, Link::BROADBAND, 11);
     for mark in 0..10 {
