@@ -237,7 +237,13 @@ impl Agent {
     /// # Errors
     /// [`ConnectError`]; nothing has changed then.
     pub fn connect(&mut self, now: Instant, wall: Timestamp, peer: PeerId, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
-        self.want(now, wall, peer, addresses)
+        self.want(now, wall, peer, addresses, true)
+    }
+
+    /// As [`Agent::connect`], for a peer that was at `addresses` when it was last met: a few attempts in a row that fail end the wish, and it counts as nobody that the user chose.
+    pub fn remember(&mut self, now: Instant, wall: Timestamp, peer: PeerId, addresses: &[SocketAddr]) {
+        // Whoever cannot be sought, or is one too many, is not needed.
+        let _ = self.want(now, wall, peer, addresses, false);
     }
 
     /// Asks who is at `address` and connects to them; keeps trying, with back-off, until someone answers. At most [`MAX_WANTED`] addresses, others are ignored.

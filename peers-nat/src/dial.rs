@@ -28,6 +28,8 @@ pub(crate) const DIAL_TIME: Duration = Duration::from_secs(8);
 pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A handshake that was sent so often is not repeated for the sake of a challenge.
 pub(crate) const MAX_CHALLENGED: u32 = 8;
+/// A peer that was only met before is not sought any more after so many attempts in a row.
+const MAX_REMEMBERED_FAILURES: u32 = 4;
 /// Relays asked at once for a wanted peer; one less for another.
 const FAN_OUT: usize = 3;
 
@@ -36,10 +38,19 @@ const FAN_OUT: usize = 3;
 pub(crate) struct Wanted {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) failures: u32,
+    /// The user named it; else it was only met before.
+    pub(crate) chosen: bool,
 }
 
 impl Agent {
-    pub(crate) fn want(&mut self, now: Instant, wall: Timestamp, id: PeerId, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
+    pub(crate) fn want(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        id: PeerId,
+        addresses: &[SocketAddr],
+        chosen: bool,
+    ) -> Result<(), ConnectError> {
         if id == self.key.id() {
             return Err(ConnectError::Myself);
         }
@@ -48,7 +59,8 @@ impl Agent {
         }
         let usable = addresses.iter().copied().filter(|address| address::scope(*address).is_some()).take(MAX_ADDRESSES).collect();
         let idle = self.peers.get(&id).is_none_or(|peer| !peer.connected() && peer.dial.is_none());
-        self.wanted.insert(id, Wanted { addresses: usable, failures: 0 });
+        let chosen = chosen || self.wanted.get(&id).is_some_and(|wanted| wanted.chosen);
+        self.wanted.insert(id, Wanted { addresses: usable, failures: 0, chosen });
         if idle && let Err(error) = self.dial_wanted(now, wall, id) {
             self.wanted.remove(&id);
             return Err(error);
@@ -214,6 +226,10 @@ impl Agent {
     /// Sets when to try again, if the user wants the peer.
     pub(crate) fn redial_later(&mut self, now: Instant, id: PeerId) {
         let Some(wanted) = self.wanted.get_mut(&id) else { return };
+        if !wanted.chosen && wanted.failures >= MAX_REMEMBERED_FAILURES {
+            self.wanted.remove(&id);
+            return;
+        }
         let pause = (BACK_OFF.0 * (1 << wanted.failures.min(10))).min(BACK_OFF.1);
         wanted.failures += 1;
         let pause = pause.mul_f64(self.rng.random_range(0.75..1.25));

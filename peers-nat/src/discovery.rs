@@ -151,7 +151,7 @@ impl Agent {
                     addresses.retain(|known| *known != address);
                     addresses.insert(0, address);
                     // An id that is no valid key cannot have come out of a handshake.
-                    let _ = self.want(now, wall, finished.remote, &addresses);
+                    let _ = self.want(now, wall, finished.remote, &addresses, true);
                 } else if !self.connected.contains(&finished.remote) && self.has_room() {
                     let _ = self.dial(now, wall, finished.remote, vec![address], Purpose::Exchange);
                 }

@@ -1,6 +1,6 @@
 //! Peer exchange: getting to [`Config::target_sessions`](crate::Config::target_sessions) by asking peers for peers, and remembering whom they named.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,9 @@ use crate::peer::{Purpose, Sent};
 /// Most peers remembered beside the connected ones, and how many of them one peer may have named.
 const MAX_KNOWN: usize = 512;
 const MAX_NAMED: usize = 48;
+/// Most peers remembered because they were connected, and how many of them in one network (an IPv4 /24, an IPv6 /48).
+const MAX_TRIED: usize = 256;
+const MAX_TRIED_EACH: usize = 16;
 /// Most peers remembered to have named another.
 const MAX_TELLERS: usize = 4;
 /// Handshakes under way at once for the sake of having enough sessions.
@@ -56,22 +59,34 @@ impl Book {
             }
             return new;
         }
-        let named = self.known.values().filter(|known| known.tellers == [teller]).count();
-        let room = named < MAX_NAMED && self.make_room();
+        let named = self.named_by(teller);
+        let room = named < MAX_NAMED && (self.has_room() || self.make_room_among_names(named));
         if room {
             self.known.insert(id, Known { tellers: vec![teller], ..Known::default() });
         }
         room
     }
 
-    /// Makes room for one more, at the cost of one that nobody vouches for.
-    fn make_room(&mut self) -> bool {
-        if self.known.len() >= MAX_KNOWN {
-            let hopeless = self.known.iter().find(|(_, known)| known.tellers.is_empty()).map(|(id, _)| *id);
-            let Some(hopeless) = hopeless else { return false };
-            self.known.remove(&hopeless);
+    fn has_room(&self) -> bool {
+        self.known.len() < MAX_KNOWN
+    }
+
+    /// How many are known because `teller` alone named them.
+    fn named_by(&self, teller: PeerId) -> usize {
+        self.known.values().filter(|known| known.address.is_none() && known.tellers == [teller]).count()
+    }
+
+    /// Forgets a name of whoever has named most, if that are more than `named`: nobody's names keep out those of one who named fewer.
+    fn make_room_among_names(&mut self, named: usize) -> bool {
+        let mut counts: BTreeMap<PeerId, (usize, PeerId)> = BTreeMap::new();
+        for (id, known) in self.known.iter().filter(|(_, known)| known.address.is_none()) {
+            if let [teller] = known.tellers[..] {
+                let (count, last) = counts.entry(teller).or_insert((0, *id));
+                (*count, *last) = (*count + 1, *id);
+            }
         }
-        true
+        let greediest = counts.into_values().max_by_key(|(count, _)| *count).filter(|(count, _)| *count > named + 1);
+        greediest.is_some_and(|(_, name)| self.known.remove(&name).is_some())
     }
 
     /// Who said to be connected to `id`, the latest first.
@@ -86,7 +101,12 @@ impl Book {
 
     /// `id` is connected at `address`.
     pub(crate) fn connected_at(&mut self, id: PeerId, address: SocketAddr) {
-        if self.known.contains_key(&id) || self.make_room() {
+        let tried = |known: &&Known| known.address.is_some();
+        let near = self.known.values().filter_map(|known| known.address).filter(|known| network(*known) == network(address)).count();
+        let full = self.known.values().filter(tried).count() >= MAX_TRIED || near >= MAX_TRIED_EACH;
+        // Who is remembered from earlier is not given up for who comes now; what others merely say, is.
+        let room = |book: &mut Self| !full && (book.has_room() || book.make_room_among_names(0));
+        if self.known.get(&id).is_some_and(|known| known.address.is_some() || !full) || (!self.known.contains_key(&id) && room(self)) {
             let known = self.known.entry(id).or_default();
             (known.address, known.failures, known.retry) = (Some(address), 0, None);
         }
@@ -131,6 +151,14 @@ impl Book {
     /// Those that may be tried now.
     fn due(&self, now: Instant) -> impl Iterator<Item = PeerId> {
         self.known.iter().filter(move |(_, known)| known.retry.is_none_or(|retry| retry <= now)).map(|(id, _)| *id)
+    }
+}
+
+/// The network that an address is in, as far as one holder can be expected to have all of it.
+fn network(address: SocketAddr) -> Vec<u8> {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.octets()[..3].to_vec(),
+        IpAddr::V6(ip) => ip.octets()[..6].to_vec(),
     }
 }
 
@@ -181,7 +209,7 @@ impl Agent {
         self.kick_exchange(now);
     }
 
-    fn ask_for_peers(&mut self, now: Instant, id: PeerId) {
+    pub(crate) fn ask_for_peers(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = peer.paths.selected() else { return };
         if peer.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_PAUSE) {
@@ -300,6 +328,25 @@ mod tests {
             }
         }
         assert_eq!(book.known.len(), MAX_KNOWN);
+        let honest = (5000..5010).filter(|n| book.told(id(4999), id(*n))).count();
+        assert_eq!((honest, book.known.len()), (4, MAX_KNOWN), "about as many as those have who have named most");
+    }
+
+    #[test]
+    fn who_was_connected_finds_room_in_a_book_full_of_names_and_few_of_one_network_do() {
+        let mut book = Book::default();
+        for n in 0..1000 {
+            book.told(id(2000 + n / 40), id(n));
+        }
+        assert_eq!(book.known.len(), MAX_KNOWN);
+        for n in 0..600 {
+            let [high, low] = (n / 4u16).to_be_bytes();
+            book.connected_at(id(3000 + n), SocketAddr::from(([50, high, low, 1], 1)));
+        }
+        assert_eq!(book.known.values().filter(|known| known.address.is_some()).count(), MAX_TRIED);
+        let mut book = Book::default();
+        (0..100).for_each(|n| book.connected_at(id(n), SocketAddr::from(([50, 0, 0, 1], 1 + n))));
+        assert_eq!(book.known.len(), MAX_TRIED_EACH);
     }
 
     #[test]

@@ -45,6 +45,13 @@ impl Agent {
             _ => self.book.tellers(target).filter(|id| may(id)).collect(),
         };
         relays.retain(|id| may(id));
+        if matches!(dial.purpose, Purpose::Wanted | Purpose::Repair) && peer.introducers.len() % 2 == 1 {
+            // Any number of liars may say that they are connected to it: in turn with those who say so, one is asked that the user chose.
+            let chosen: Vec<PeerId> = self.wanted.iter().filter(|(id, wanted)| wanted.chosen && may(id)).map(|(id, _)| *id).collect();
+            if !chosen.is_empty() {
+                relays = chosen;
+            }
+        }
         if relays.is_empty() && matches!(dial.purpose, Purpose::Wanted | Purpose::Repair) {
             relays = self.connected.iter().copied().filter(|id| may(id)).collect();
         }

@@ -30,6 +30,8 @@ mod control;
 mod dial;
 mod discovery;
 mod early;
+#[cfg(test)]
+mod eclipse_tests;
 mod exchange;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

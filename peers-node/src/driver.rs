@@ -551,8 +551,9 @@ impl Driver {
             let address = address.to_string();
             self.store.write_behind("a peer's address", move |c| {
                 c.execute("INSERT OR REPLACE INTO peer VALUES (?1, ?2, ?3)", params![peer.0, address, wall.0.cast_signed()])?;
-                c.execute("DELETE FROM peer WHERE id NOT IN (SELECT id FROM peer ORDER BY seen DESC LIMIT ?1)", [MAX_REMEMBERED_PEERS])
-                    .map(drop)
+                // Contacts stay, however many others come.
+                let oldest = "DELETE FROM peer WHERE id NOT IN (SELECT id FROM peer ORDER BY id IN (SELECT id FROM contact) DESC, seen DESC LIMIT ?1)";
+                c.execute(oldest, [MAX_REMEMBERED_PEERS]).map(drop)
             });
         }
     }

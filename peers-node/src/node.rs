@@ -587,10 +587,9 @@ impl Saved {
             contacts: all("SELECT id, established FROM contact")?
                 .query_map([], |row| Ok((PeerId(row.get(0)?), row.get(1)?)))?
                 .collect::<Result<_, _>>()?,
-            peers: (all("SELECT id, address FROM peer ORDER BY seen DESC LIMIT 32")?
-                .query_map([], |row| Ok((PeerId(row.get(0)?), row.get::<_, String>(1)?)))?)
-            .filter_map(|row| row.map(|(id, address)| Some((id, address.parse().ok()?))).transpose())
-            .collect::<Result<_, _>>()?,
+            peers: (all(REMEMBERED)?.query_map([], |row| Ok((PeerId(row.get(0)?), row.get::<_, String>(1)?)))?)
+                .filter_map(|row| row.map(|(id, address)| Some((id, address.parse().ok()?))).transpose())
+                .collect::<Result<_, _>>()?,
             packets: all("SELECT bytes FROM packet")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?,
             outbox: all("SELECT recipient, letter FROM outbox ORDER BY created")?
                 .query_map([], |row| Ok((PeerId(row.get(0)?), row.get(1)?)))?
@@ -635,6 +634,11 @@ impl Saved {
         labels
     }
 }
+
+/// Whom to look for after a start: the user's contacts, then those met last, and some of the others by chance, so that nobody who came in numbers just before takes all places.
+const REMEMBERED: &str = "SELECT id, address FROM (
+    SELECT id, address, id IN (SELECT id FROM contact) AS chosen, row_number() OVER (ORDER BY seen DESC) AS place FROM peer
+) ORDER BY chosen DESC, place > 16, CASE WHEN place > 16 THEN random() ELSE place END LIMIT 32";
 
 fn optional<T>(row: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
     match row {

@@ -422,8 +422,8 @@ impl Stack {
 
     /// Seeks a session with a peer that was at `addresses` when we last met.
     pub fn remember(&mut self, now: Instant, wall: Timestamp, peer: PeerId, addresses: &[SocketAddr]) {
-        // Too many are sought already: those suffice to find others.
-        let _ = self.connect(now, wall, peer, addresses);
+        self.agent.remember(now, wall, peer, addresses);
+        self.settle(now, wall);
     }
 
     /// Seeks a session with whoever answers at `address`.
