@@ -232,7 +232,7 @@ impl Agent {
     }
 
     /// Asks for a session with `peer` and keeps trying, with back-off, until [`Agent::disconnect`]: at `addresses` (the first [`MAX_ADDRESSES`], as far as they can be anybody's),
-    /// at those known from earlier, and through common peers. Asking again replaces the addresses.
+    /// at those known from earlier, and through common peers. Asking again puts these addresses before those named earlier, of which half of as many are kept.
     ///
     /// # Errors
     /// [`ConnectError`]; nothing has changed then.

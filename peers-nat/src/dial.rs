@@ -57,7 +57,13 @@ impl Agent {
         if self.wanted.len() >= MAX_WANTED && !self.wanted.contains_key(&id) {
             return Err(ConnectError::TooMany);
         }
-        let usable = addresses.iter().copied().filter(|address| address::scope(*address).is_some()).take(MAX_ADDRESSES).collect();
+        let mut usable: Vec<SocketAddr> = addresses.iter().copied().filter(|address| address::scope(*address).is_some()).collect();
+        // Whoever named these, in a link for instance, need not be right: those named earlier come after them, and have half of the room.
+        let mut earlier = self.wanted.get(&id).map(|wanted| wanted.addresses.clone()).unwrap_or_default();
+        earlier.retain(|address| !usable.contains(address));
+        earlier.truncate(MAX_ADDRESSES / 2);
+        usable.truncate(MAX_ADDRESSES - earlier.len());
+        usable.extend(earlier);
         let idle = self.peers.get(&id).is_none_or(|peer| !peer.connected() && peer.dial.is_none());
         let chosen = chosen || self.wanted.get(&id).is_some_and(|wanted| wanted.chosen);
         self.wanted.insert(id, Wanted { addresses: usable, failures: 0, chosen });
