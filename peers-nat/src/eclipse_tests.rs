@@ -209,7 +209,7 @@ impl Sim {
                             said.push(Control::Peers { ids });
                         }
                         // Some refuse, some say nothing, some say that it is done.
-                        Control::Introduce { target, .. } if n % 3 == 0 => said.push(Control::Refused { target }),
+                        Control::Introduce { target, .. } if n.is_multiple_of(3) => said.push(Control::Refused { target }),
                         Control::Introduce { target, .. } if n % 3 == 1 => {
                             said.push(Control::Introduced { target, route: rng.random(), address: false_address });
                         }
