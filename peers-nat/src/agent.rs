@@ -360,7 +360,12 @@ impl Agent {
     /// As [`Agent::handle_datagram`], for one that came by an auxiliary socket.
     pub fn handle_auxiliary(&mut self, now: Instant, wall: Timestamp, socket: SocketId, remote: SocketAddr, datagram: Bytes) {
         // One that is about to be closed may still be heard.
-        if socket != SocketId::MAIN && !self.sockets.is_open(socket) {
+        let known = match socket {
+            SocketId::MAIN => true,
+            SocketId::STREAM => self.has_stream(remote),
+            auxiliary => self.sockets.is_open(auxiliary),
+        };
+        if !known {
             self.stats.received += 1;
             self.stats.dropped_unknown += 1;
             return;

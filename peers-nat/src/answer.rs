@@ -32,7 +32,7 @@ impl Agent {
             return;
         }
         let (index, token) = (self.random_index(), self.rng.random());
-        let answer = Answer { token, observed: link.address(), mapping: self.mapping() }.encode();
+        let answer = Answer { token, observed: self.observed_at(link), mapping: self.mapping() }.encode();
         let (remote, timestamp, early, session, reply) = match respond(&self.key, datagram, index, &answer, &mut self.rng) {
             Ok(Response::Ik { remote, timestamp, early, session, reply }) => (remote, timestamp, early, session, Bytes::from(reply)),
             Ok(Response::Xx { .. }) => return,

@@ -67,6 +67,13 @@ impl Scouting {
     }
 }
 
+impl Check {
+    /// A peer out there was heard by UDP.
+    pub(crate) const fn is_heard(&self) -> bool {
+        self.heard
+    }
+}
+
 /// A look at our NAT.
 #[derive(Debug)]
 struct Run {
@@ -129,7 +136,9 @@ impl Agent {
     /// How our own NAT behaves, as far as two or three peers have shown: see docs/decisions/0016-classification.md. Known about two seconds after the second peer out there is connected; what is known of
     /// lifetimes grows over minutes. All is forgotten when the network changes.
     pub fn behaviour(&self) -> Behaviour {
-        let blocked = !self.check.heard && self.check.unanswered.len() >= UNANSWERED.0;
+        // An address that answers by a stream alone is one more.
+        let streams = self.sockets.streams().filter(|ip| !self.check.unanswered.contains(ip)).count();
+        let blocked = !self.check.heard && !self.check.unanswered.is_empty() && self.check.unanswered.len() + streams >= UNANSWERED.0;
         Behaviour { blocked, ..self.check.behaviour.clone() }
     }
 

@@ -14,7 +14,7 @@ use crate::address::{self, Scope};
 use crate::agent::{Agent, MAX_ADDRESSES, MAX_WANTED, Slot, Timer};
 use crate::control::{Answer, Control, MAX_CANDIDATES, Offer};
 use crate::early::MAX_EARLY;
-use crate::output::{ConnectError, Event};
+use crate::output::{ConnectError, Event, SocketId};
 use crate::paths::Link;
 use crate::peer::{Dial, Peer, Purpose};
 use crate::sessions::Keyed;
@@ -22,6 +22,8 @@ use crate::sessions::Keyed;
 /// Pause before a handshake is repeated the first time: to an address, and through a relay, which takes longer. It doubles each time.
 pub(crate) const REPEAT_DIRECT: Duration = Duration::from_millis(250);
 const REPEAT_RELAYED: Duration = Duration::from_millis(700);
+/// An address that the user gave and that has left so many unanswered is tried by a stream as well, once in each attempt: the network may let no UDP pass.
+pub(crate) const UDP_SENDS: u32 = 2;
 /// A handshake is given up after so long; one for the sake of having enough sessions, or to repair one, after half of it.
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(8);
 /// First and longest pause between attempts at a wanted peer.
@@ -130,7 +132,7 @@ impl Agent {
         self.stamp = Timestamp(wall.0.max(self.stamp.0 + 1)).min(Timestamp::MAX);
         let index = self.random_index();
         let association = self.peers.get(&id).map_or_else(|| self.rng.random(), |peer| peer.association);
-        let (tag, mapping, wanted) = (self.rng.random(), self.mapping(), self.wanted.contains_key(&id));
+        let (tag, mapping, wanted) = (self.rng.random(), self.mapping(), purpose == Purpose::Wanted || self.wanted.contains_key(&id));
         let mut offer = Offer { association, tag, mapping, wanted, candidates: self.candidates(), early: Bytes::new() }.encode();
         let carries = !early.is_empty() && early.len() <= MAX_EARLY && offer.len() + early.len() <= peers_crypto::MAX_EARLY;
         if carries {
@@ -150,7 +152,8 @@ impl Agent {
             Purpose::Wanted => FAN_OUT,
             Purpose::Exchange | Purpose::Repair | Purpose::Punch | Purpose::Rekey => 1,
         };
-        peer.dial = Some(Dial { initiator, purpose, addresses, open: Vec::new(), began: now, sends: 0, probed: false, early: carries });
+        peer.dial =
+            Some(Dial { initiator, purpose, addresses, open: Vec::new(), began: now, sends: 0, probed: false, held: None, early: carries });
         self.indices.insert(index, Slot::Dial(id));
         self.agree_on_tag(id, tag);
         if purpose == Purpose::Exchange {
@@ -174,10 +177,14 @@ impl Agent {
         let first = if direct { REPEAT_DIRECT } else { REPEAT_RELAYED };
         let pause = first * (1 << dial.sends.min(10));
         dial.sends += 1;
+        let by_stream = dial.purpose == Purpose::Wanted && dial.sends == UDP_SENDS + 1;
         let (datagram, addresses, open) = (Bytes::copy_from_slice(dial.initiator.datagram()), dial.addresses.clone(), dial.open.clone());
         self.timers.set(Timer::Dial(id), now + pause);
         for address in addresses {
             self.push(address, datagram.clone());
+            if by_stream && self.sockets.of(address) == SocketId::MAIN {
+                self.push_by(SocketId::STREAM, None, address, datagram.clone());
+            }
         }
         for relay in open {
             self.ask_introduction(now, relay, id, &datagram);
@@ -312,6 +319,9 @@ impl Agent {
         let proven = dial.addresses == link.address().as_slice() && peer.introducers.is_empty() && !dial.probed;
         let index = finished.session.local_index();
         self.bind_socket(link, id);
+        if let (Link::Direct(address), SocketId::STREAM) = (link, self.arrival) {
+            self.on_unanswered(address);
+        }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.paths.heard(now, link, datagram.len());
         if proven {
@@ -326,15 +336,20 @@ impl Agent {
         self.indices.insert(index, Slot::Session(id));
         self.observed(now, id, answer.observed);
         // First of all what proves our address to the other end: until then it may send us little.
-        let pong = Control::Pong { token: answer.token, association, observed: link.address() };
+        let pong = Control::Pong { token: answer.token, association, observed: self.observed_at(link) };
         self.ping_with(now, id, Some(index), link, Some(pong));
         if dial.early {
             self.emit(Event::EarlyTaken { peer: id });
         }
         self.on_established(now, id);
         self.answer_early_probe(now, id);
-        self.begin_punch(now, id, answer.mapping, false);
+        self.begin_punch(now, id, answer.mapping, dial.purpose == Purpose::Wanted);
         self.on_probe_timer(now, id);
+        if let Some((socket, link, datagram)) = dial.held {
+            let arrival = core::mem::replace(&mut self.arrival, socket);
+            self.on_data(now, link, datagram);
+            self.arrival = arrival;
+        }
     }
 
     /// Under load, the other end wants to see that we receive at our address.

@@ -10,7 +10,8 @@ use peers_wire::Timestamp;
 use crate::address;
 use crate::agent::{Agent, MAX_WANTED, Slot, Timer};
 use crate::beacon::Heard;
-use crate::dial::{BACK_OFF, DIAL_TIME, MAX_CHALLENGED, REPEAT_DIRECT};
+use crate::dial::{BACK_OFF, DIAL_TIME, MAX_CHALLENGED, REPEAT_DIRECT, UDP_SENDS};
+use crate::output::SocketId;
 use crate::peer::Purpose;
 
 /// An address that was asked so often, for eight seconds, and has not answered does not answer.
@@ -89,7 +90,7 @@ impl Agent {
         }
         let Some(discovery) = self.discoveries.get_mut(&address) else { return };
         // A beacon's sender has DIAL_TIME to answer the one datagram it is owed.
-        let pause = if discovery.wanted { pause } else { DIAL_TIME };
+        let (pause, sends) = (if discovery.wanted { pause } else { DIAL_TIME }, discovery.sends);
         if discovery.initiator.is_none() {
             let index = self.random_index();
             let (initiator, _) = Initiator::xx(index, wall, &mut self.rng);
@@ -105,6 +106,9 @@ impl Agent {
             .map(|xx| Bytes::copy_from_slice(xx.datagram()));
         self.timers.set(Timer::Discovery(address), now + pause);
         if let Some(datagram) = datagram {
+            if sends.is_multiple_of(UDP_SENDS + 1) && self.sockets.of(address) == SocketId::MAIN {
+                self.push_by(SocketId::STREAM, None, address, datagram.clone());
+            }
             self.push(address, datagram);
         }
     }
@@ -145,6 +149,9 @@ impl Agent {
         let Some(initiator) = self.discoveries.get_mut(&address).and_then(|discovery| discovery.initiator.as_mut()) else { return };
         match initiator.finish(&self.key, datagram) {
             Ok(finished) => {
+                if self.arrival == SocketId::STREAM {
+                    self.on_unanswered(address);
+                }
                 let wanted = self.end_discovery(address).is_some_and(|discovery| discovery.wanted);
                 if wanted {
                     let mut addresses = self.wanted.get(&finished.remote).map(|wanted| wanted.addresses.clone()).unwrap_or_default();

@@ -11,6 +11,7 @@ use rand::RngExt;
 use crate::address;
 use crate::agent::{Agent, Slot, Timer};
 use crate::control::{Control, Route};
+use crate::output::SocketId;
 use crate::paths::Link;
 use crate::peer::{Purpose, Sent};
 use crate::relay::ROUTE_IDLE;
@@ -296,7 +297,8 @@ impl Agent {
             self.push(address, handshake);
         }
         if introduced && !turn && self.may_probe(now, address) {
-            self.send_probe(id, self.sockets.of(address), None, address);
+            let by_stream = before == 0 && self.needs_streams();
+            self.send_probe(id, if by_stream { SocketId::STREAM } else { self.sockets.of(address) }, None, address);
         }
     }
 

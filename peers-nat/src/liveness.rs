@@ -40,9 +40,19 @@ impl Agent {
             self.stats.dropped_malformed += 1;
             return;
         };
-        let Some(Slot::Session(id)) = self.indices.get(&index).copied() else {
-            self.stats.dropped_unknown += 1;
-            return;
+        let id = match self.indices.get(&index).copied() {
+            Some(Slot::Session(id)) => id,
+            // It has overtaken the response that it needs.
+            Some(Slot::Dial(id)) => {
+                if let Some(dial) = self.peers.get_mut(&id).and_then(|peer| peer.dial.as_mut()) {
+                    dial.held = Some((self.arrival, link, datagram));
+                }
+                return;
+            }
+            _ => {
+                self.stats.dropped_unknown += 1;
+                return;
+            }
         };
         if let Link::Relayed { route, .. } = link
             && self.routes.get(&route).is_none_or(|(_, far)| *far != id)
@@ -236,7 +246,7 @@ impl Agent {
     fn on_ping(&mut self, now: Instant, id: PeerId, index: u32, link: Link, token: u64, observed: Option<SocketAddr>) {
         self.observed(now, id, observed);
         let Some(peer) = self.peers.get(&id) else { return };
-        let pong = Control::Pong { token, association: peer.association, observed: link.address() };
+        let pong = Control::Pong { token, association: peer.association, observed: self.observed_at(link) };
         // A ping says that its session is the chosen one.
         if peer.sessions.is_current(index) && peer.paths.should_prove(now, link, PROVE_PAUSE) {
             self.ping_with(now, id, Some(index), link, Some(pong));
@@ -339,10 +349,10 @@ impl Agent {
     }
 
     fn new_ping(&mut self, now: Instant, id: PeerId, link: Link) -> Option<Control<'static>> {
-        let token = self.rng.random();
+        let (token, observed) = (self.rng.random(), self.observed_at(link));
         let peer = self.peers.get_mut(&id)?;
         peer.paths.pinged(now, link, token);
-        Some(Control::Ping { token, association: peer.association, observed: link.address() })
+        Some(Control::Ping { token, association: peer.association, observed })
     }
 
     /// Pings an introduced address, whatever it has proven.

@@ -121,6 +121,8 @@ pub(crate) struct Dial {
     pub(crate) began: Instant,
     /// Times it was sent.
     pub(crate) sends: u32,
+    /// The last sealed datagram that came before the response, by which socket and link.
+    pub(crate) held: Option<(SocketId, Link, Bytes)>,
     /// It was sent to an address that someone else named.
     pub(crate) probed: bool,
     /// It carries data for the layer above.

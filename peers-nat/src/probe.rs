@@ -120,13 +120,13 @@ impl Agent {
 
     /// Answers by the way a probe came, and asks whether the way back is open too.
     fn answer_probe(&mut self, now: Instant, id: PeerId, socket: SocketId, remote: SocketAddr, token: Token) {
-        let ping = self.rng.random();
+        let (ping, link) = (self.rng.random(), Link::Direct(remote));
+        let observed = self.observed_at(link);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let link = Link::Direct(remote);
-        let mut messages = vec![Control::Pong { token, association: peer.association, observed: Some(remote) }];
+        let mut messages = vec![Control::Pong { token, association: peer.association, observed }];
         if !peer.paths.is_at(remote) {
             peer.paths.pinged(now, link, ping);
-            messages.push(Control::Ping { token: ping, association: peer.association, observed: Some(remote) });
+            messages.push(Control::Ping { token: ping, association: peer.association, observed });
         }
         let Some(keyed) = peer.sessions.newest() else { return };
         let mut datagram = Vec::with_capacity(128);

@@ -3,8 +3,8 @@
 //! A NAT gives each socket a public port of its own. A socket beside the main one shows how the NAT chooses ports, and hundreds of them make one that a peer's probes find. The one that was
 //! found carries on the session, as only its mapping lets the peer in.
 
-use core::net::SocketAddr;
-use std::collections::{BTreeMap, VecDeque};
+use core::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use peers_wire::PeerId;
@@ -13,6 +13,8 @@ use crate::agent::{Agent, Timer};
 use crate::output::SocketId;
 use crate::paths::Link;
 
+/// Most streams at once.
+pub(crate) const MAX_STREAMS: usize = 512;
 /// Most auxiliary sockets at once.
 pub(crate) const MAX_AUXILIARY: usize = 640;
 /// A socket that carries a session is kept for so long after each look at it.
@@ -24,6 +26,8 @@ pub(crate) struct Sockets {
     open: BTreeMap<SocketId, Instant>,
     bound: BTreeMap<SocketAddr, (SocketId, PeerId)>,
     closed: VecDeque<SocketId>,
+    /// Addresses at the other end of a stream.
+    streams: BTreeSet<SocketAddr>,
     last: u16,
 }
 
@@ -36,7 +40,7 @@ impl Sockets {
         let id = loop {
             self.last = self.last.wrapping_add(1).max(1);
             let id = SocketId(self.last);
-            if !self.open.contains_key(&id) && !self.closed.contains(&id) {
+            if id != SocketId::STREAM && !self.open.contains_key(&id) && !self.closed.contains(&id) {
                 break id;
             }
         };
@@ -57,7 +61,13 @@ impl Sockets {
 
     /// By which socket `address` is spoken to.
     pub(crate) fn of(&self, address: SocketAddr) -> SocketId {
-        self.bound.get(&address).map_or(SocketId::MAIN, |(socket, _)| *socket)
+        let auxiliary = self.bound.get(&address).map(|(socket, _)| *socket);
+        auxiliary.unwrap_or_else(|| if self.streams.contains(&address) { SocketId::STREAM } else { SocketId::MAIN })
+    }
+
+    /// Who is at the other end of streams.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = IpAddr> {
+        self.streams.iter().map(SocketAddr::ip)
     }
 
     /// `peer` was heard by `socket`, and is spoken to by it from now on.
@@ -78,6 +88,7 @@ impl Sockets {
     /// Closes all: the network has changed.
     pub(crate) fn close_all(&mut self) {
         self.bound.clear();
+        self.streams.clear();
         self.closed.extend(core::mem::take(&mut self.open).into_keys());
     }
 
@@ -103,6 +114,27 @@ impl Agent {
         self.sockets.closed.pop_front()
     }
 
+    /// The stream to `address` has ended, or could not be connected: what is sent there goes by UDP from now on.
+    pub fn stream_closed(&mut self, address: SocketAddr) {
+        self.sockets.streams.remove(&address);
+    }
+
+    /// A datagram came by a stream from `remote`, which so has shown that it receives there: it is spoken to by the stream from now on. Returns whether there is room for one more.
+    pub(crate) fn has_stream(&mut self, remote: SocketAddr) -> bool {
+        let streams = &mut self.sockets.streams;
+        streams.contains(&remote) || (streams.len() < MAX_STREAMS && streams.insert(remote))
+    }
+
+    /// Where `link` ends for the NATs between, as long as it is not a stream: what is true of a stream's port is not of a socket's.
+    pub(crate) fn observed_at(&self, link: Link) -> Option<SocketAddr> {
+        link.address().filter(|address| self.sockets.of(*address) != SocketId::STREAM)
+    }
+
+    /// Nothing but streams seems to leave this network.
+    pub(crate) fn needs_streams(&self) -> bool {
+        !self.check.is_heard() && !self.sockets.streams.is_empty()
+    }
+
     /// Opens an auxiliary socket for `time`.
     pub(crate) fn open_socket(&mut self, now: Instant, time: Duration) -> Option<SocketId> {
         let socket = self.sockets.open(now + time)?;
@@ -119,9 +151,11 @@ impl Agent {
     ///
     /// If the peer has been found by another one before, that stays in use: it is its mapping that is kept open.
     pub(crate) fn bind_socket(&mut self, link: Link, id: PeerId) {
-        if let (Link::Direct(address), true) = (link, self.arrival != SocketId::MAIN)
-            && !self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address))
-        {
+        let Link::Direct(address) = link else { return };
+        if self.arrival == SocketId::MAIN {
+            // UDP passes after all.
+            self.sockets.streams.remove(&address);
+        } else if !self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address)) {
             self.sockets.bind(address, self.arrival, id);
         }
     }

@@ -25,6 +25,7 @@ use crate::portmap::{self, PortMapping};
 use crate::sockets::Sockets;
 use crate::stack::{self, DatabaseInput, Stack};
 use crate::store::{Store, StoreError};
+use crate::streams::{Arrival, Streams};
 use crate::types::{Linked, Mail, Matched, Message, NodeEvent, PortMappingStatus};
 
 /// Work for the driver: it runs with the stack in hand.
@@ -49,6 +50,7 @@ pub(crate) struct Driver {
     pub(crate) store: Arc<Store>,
     clock: Arc<Clock>,
     sockets: Sockets,
+    streams: Streams,
     commands: mpsc::Receiver<Command>,
     pub(crate) outputs: mpsc::Sender<Output>,
     thread_outputs: mpsc::Receiver<Output>,
@@ -92,6 +94,7 @@ impl Driver {
             stack: parts.stack,
             store: parts.store,
             clock: parts.clock,
+            streams: Streams::listen(&parts.sockets.bound()),
             sockets: parts.sockets,
             commands: parts.commands,
             outputs,
@@ -147,6 +150,10 @@ impl Driver {
                     self.on_change(now, wall, change);
                 }
                 () = self.sockets.readable() => drop(self.woken(wake)),
+                arrival = self.streams.next() => {
+                    let (now, wall) = self.woken(wake);
+                    self.on_arrival(now, wall, arrival);
+                }
             }
             self.take_batches();
         }
@@ -175,6 +182,19 @@ impl Driver {
                 SocketId::MAIN => self.stack.handle_datagram(now, wall, remote, datagram),
                 auxiliary => self.stack.handle_auxiliary(now, wall, auxiliary, remote, datagram),
             }
+        }
+        for _ in 0..MAX_BATCH {
+            let Some(arrival) = self.streams.try_next() else { break };
+            self.on_arrival(now, wall, arrival);
+        }
+    }
+
+    /// Takes what has come by a stream.
+    fn on_arrival(&mut self, now: Instant, wall: Timestamp, arrival: Arrival) {
+        match arrival {
+            Arrival::Datagram(remote, datagram) => self.stack.handle_auxiliary(now, wall, SocketId::STREAM, remote, datagram),
+            Arrival::Ended(remote) => self.stack.stream_closed(remote),
+            Arrival::Accepted(..) => {}
         }
     }
 
@@ -208,7 +228,10 @@ impl Driver {
     pub(crate) fn drain(&mut self, now: Instant, wall: Timestamp) {
         loop {
             while let Some(transmit) = self.stack.poll_transmit() {
-                self.sockets.send(&transmit);
+                match transmit.socket {
+                    SocketId::STREAM => self.streams.send(transmit.destination, transmit.payload),
+                    _ => self.sockets.send(&transmit),
+                }
             }
             while let Some(socket) = self.stack.poll_closed() {
                 self.sockets.close(socket);

@@ -26,6 +26,7 @@ mod recovery;
 mod sockets;
 mod stack;
 mod store;
+mod streams;
 mod subnets;
 mod topics;
 pub mod transport;

@@ -129,6 +129,11 @@ impl Sockets {
         interfaces
     }
 
+    /// The addresses that are listened on.
+    pub(crate) fn bound(&self) -> Vec<SocketAddr> {
+        self.bound.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
     /// The addresses under which others on the same link reach these sockets: a wildcard stands for those of all interfaces but loopback. Link-local ones serve on interfaces that have no
     /// others: two hosts on a cable have no more.
     pub(crate) fn local_addresses(&self) -> Vec<SocketAddr> {

@@ -516,6 +516,11 @@ impl Stack {
         self.transmits.pop_front()
     }
 
+    /// The stream to `address` has ended, or could not be connected.
+    pub fn stream_closed(&mut self, address: SocketAddr) {
+        self.agent.stream_closed(address);
+    }
+
     /// The next auxiliary socket to close; to be called when there is nothing more to send.
     pub fn poll_closed(&mut self) -> Option<SocketId> {
         self.agent.poll_closed()

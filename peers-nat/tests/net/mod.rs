@@ -90,6 +90,8 @@ enum Stage {
     Local(usize),
     /// To everyone, whatever LAN they are in.
     Multicast,
+    /// To the host at the other end of a stream.
+    Stream(usize),
 }
 
 pub(crate) struct Net {
@@ -105,6 +107,8 @@ pub(crate) struct Net {
     pub(crate) keys: Vec<DeviceKey>,
     /// What was sent: source, destination, datagram.
     pub(crate) tap: Vec<(SocketAddr, SocketAddr, Bytes)>,
+    /// By host and the address it sends to: the host at the other end, and where that one sees it.
+    streams: BTreeMap<(usize, SocketAddr), (usize, SocketAddr)>,
     internet: Internet,
     rng: ChaCha20Rng,
     flying: BTreeMap<(Instant, u64), Flight>,
@@ -130,6 +134,7 @@ impl Net {
             cut: BTreeSet::new(),
             keys: Vec::new(),
             tap: Vec::new(),
+            streams: BTreeMap::new(),
             internet: Internet::default(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             flying: BTreeMap::new(),
@@ -324,11 +329,13 @@ impl Net {
             }
             let entry = self.hosts[n].sent.entry(transmit.destination).or_default();
             *entry = (entry.0 + 1, entry.1 + transmit.payload.len() as u64);
-            let Some((source, stage, destination)) = self.depart(n, &transmit) else { continue };
+            let departure =
+                if transmit.socket == SocketId::STREAM { self.by_stream(n, transmit.destination) } else { self.depart(n, &transmit) };
+            let Some((source, stage, destination)) = departure else { continue };
             self.tap.push((source, transmit.destination, transmit.payload.clone()));
             let copies = 1 + usize::from(self.rng.random_bool(self.duplicates));
             for _ in 0..copies {
-                if self.rng.random_bool(self.loss) {
+                if self.rng.random_bool(self.loss) && !matches!(stage, Stage::Stream(_)) {
                     continue;
                 }
                 let jitter = self.jitter.mul_f64(self.rng.random());
@@ -374,6 +381,30 @@ impl Net {
         }
     }
 
+    /// A stream goes to a host without NAT, or back to who made one; whatever the router before that one does to UDP.
+    fn by_stream(&mut self, n: usize, destination: SocketAddr) -> Option<(SocketAddr, Stage, SocketAddr)> {
+        if let Some((to, source)) = self.streams.get(&(n, destination)) {
+            return Some((*source, Stage::Stream(*to), destination));
+        }
+        let to = self.hosts.iter().position(|host| host.nat == Nat::Open && host.inside[0] == destination)?;
+        let [_, _, high, low] =
+            self.hosts[n].inside[0].ip().to_string().split('.').map(|part| part.parse().unwrap()).collect::<Vec<u8>>()[..]
+        else {
+            return None;
+        };
+        let source = SocketAddr::new(Ipv4Addr::new(52, 0, high, low).into(), 40_000 + u16::try_from(self.streams.len()).unwrap());
+        self.streams.insert((n, destination), (to, source));
+        self.streams.insert((to, source), (n, destination));
+        Some((source, Stage::Stream(to), destination))
+    }
+
+    /// All streams end.
+    pub(crate) fn end_streams(&mut self) {
+        for (n, address) in core::mem::take(&mut self.streams).into_keys() {
+            self.hosts[n].agent.stream_closed(address);
+        }
+    }
+
     fn deliver(&mut self, flight: Flight) {
         let Flight { from, source, destination, stage, datagram } = flight;
         let (to, local) = match stage {
@@ -386,6 +417,12 @@ impl Net {
                 return;
             }
             Stage::Local(to) => (to, destination),
+            Stage::Stream(to) => {
+                if self.hosts[to].alive {
+                    self.inject_by(to, SocketId::STREAM, source, &datagram);
+                }
+                return;
+            }
             Stage::Core(ttl) => match self.internet.arrive(self.now - self.start, source, destination, ttl) {
                 Ok(delivery) => (delivery.host.0, delivery.local),
                 Err(_) => return,
