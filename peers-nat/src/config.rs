@@ -17,6 +17,8 @@ pub struct Config {
     pub target_sessions: usize,
     /// Sessions beyond which a stranger's handshake is dropped. Default: [`MAX_SESSIONS`].
     pub max_sessions: usize,
+    /// Try a stream ([`SocketId::STREAM`](crate::SocketId::STREAM)) where an address that the user gave does not answer by UDP. Default: false, as the caller has to provide them.
+    pub streams: bool,
     /// Introduce and relay for others. Default: true.
     pub relay: bool,
     /// Bytes per second relayed for all others together. Default: 4 MiB.
@@ -47,6 +49,7 @@ impl Default for Config {
             swarm: PUBLIC_SWARM,
             target_sessions: 10,
             max_sessions: MAX_SESSIONS,
+            streams: false,
             relay: true,
             relay_bytes_per_second: 4 << 20,
             classify: true,

@@ -177,7 +177,7 @@ impl Agent {
         let first = if direct { REPEAT_DIRECT } else { REPEAT_RELAYED };
         let pause = first * (1 << dial.sends.min(10));
         dial.sends += 1;
-        let by_stream = dial.purpose == Purpose::Wanted && dial.sends == UDP_SENDS + 1;
+        let by_stream = self.config.streams && dial.purpose == Purpose::Wanted && dial.sends == UDP_SENDS + 1;
         let (datagram, addresses, open) = (Bytes::copy_from_slice(dial.initiator.datagram()), dial.addresses.clone(), dial.open.clone());
         self.timers.set(Timer::Dial(id), now + pause);
         for address in addresses {

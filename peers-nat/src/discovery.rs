@@ -106,7 +106,7 @@ impl Agent {
             .map(|xx| Bytes::copy_from_slice(xx.datagram()));
         self.timers.set(Timer::Discovery(address), now + pause);
         if let Some(datagram) = datagram {
-            if sends.is_multiple_of(UDP_SENDS + 1) && self.sockets.of(address) == SocketId::MAIN {
+            if self.config.streams && sends.is_multiple_of(UDP_SENDS + 1) && self.sockets.of(address) == SocketId::MAIN {
                 self.push_by(SocketId::STREAM, None, address, datagram.clone());
             }
             self.push(address, datagram);

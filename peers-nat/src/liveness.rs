@@ -10,7 +10,7 @@ use rand::RngExt;
 
 use crate::agent::{Agent, Slot, Timer};
 use crate::control::{self, Association, CONTROL, Control, DATA};
-use crate::output::{DisconnectReason, Event};
+use crate::output::{DisconnectReason, Event, SocketId};
 use crate::paths::{Link, ROUTE_WARM};
 use crate::peer::{MAX_TAG, PATIENCE, Peer, Purpose, Sent, Waiting};
 use crate::relay;
@@ -338,6 +338,19 @@ impl Agent {
         }
     }
 
+    /// A peer that we reach by a stream may be reached by UDP by now.
+    fn try_udp(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let initiated = peer.sessions.current.as_ref().is_some_and(|keyed| keyed.initiated);
+        let address = peer.paths.proven_address().filter(|address| initiated && self.sockets.of(*address) == SocketId::STREAM);
+        if let Some(address) = address
+            && let Some(ping) = self.new_ping(now, id, Link::Direct(address))
+            && let Some((datagram, address)) = self.seal_aside(id, &[ping])
+        {
+            self.push_by(SocketId::MAIN, None, address, datagram);
+        }
+    }
+
     /// Pings by `link`, with `before` in the same datagram; on the session `index`, or the one in use.
     pub(crate) fn ping_with(&mut self, now: Instant, id: PeerId, index: Option<u32>, link: Link, before: Option<Control<'_>>) {
         let Some(ping) = self.new_ping(now, id, link) else { return };
@@ -460,7 +473,10 @@ impl Agent {
                 }
                 self.ping_again(now, wall, id);
             }
-            None if keep_alive => self.ping_selected(now, id),
+            None if keep_alive => {
+                self.ping_selected(now, id);
+                self.try_udp(now, id);
+            }
             _ => {}
         }
         if self.wanted.contains_key(&id)

@@ -3,15 +3,20 @@
 mod net;
 
 use net::{Nat, Net, seconds};
+use peers_nat::Config;
 
 const BLOCKED: Nat = Nat::Linux("blocked-udp");
+
+fn add(net: &mut Net, nat: Nat) -> usize {
+    net.add_with(nat, Config { streams: true, ..Net::config() })
+}
 
 #[test]
 fn who_has_no_udp_reaches_everybody_by_streams_to_public_peers() {
     for other in [Nat::Open, Nat::PortRestricted, Nat::Symmetric, BLOCKED] {
         let mut net = Net::new(1);
-        let public = [net.add(Nat::Open), net.add(Nat::Open), net.add(Nat::Open)];
-        let (a, b) = (net.add(BLOCKED), net.add(other));
+        let public = [add(&mut net, Nat::Open), add(&mut net, Nat::Open), add(&mut net, Nat::Open)];
+        let (a, b) = (add(&mut net, BLOCKED), add(&mut net, other));
         for end in [a, b] {
             let address = net.address(public[0]);
             let (now, wall) = (net.now, net.wall());
@@ -35,25 +40,26 @@ fn who_has_no_udp_reaches_everybody_by_streams_to_public_peers() {
 #[test]
 fn udp_is_used_where_it_passes_though_a_stream_was_tried() {
     let mut net = Net::new(2);
-    let (a, b) = (net.add(Nat::PortRestricted), net.add(Nat::Open));
+    let (a, b) = (add(&mut net, Nat::PortRestricted), add(&mut net, Nat::Open));
     net.cut.insert((a, b));
     net.connect_open(a, b);
     net.run(seconds(2));
     assert!(net.is_connected(a, b), "a stream is not cut");
     net.cut.clear();
-    let (now, id) = (net.now, net.id(b));
-    net.hosts[a].agent.disconnect(now, id);
-    net.drain(a);
-    net.run(seconds(1));
-    net.connect_open(a, b);
-    net.run(seconds(3));
+    net.run(seconds(60));
     assert!(net.is_direct(a, b));
+    let before = net.streamed;
+    net.send(a, b, b"x");
+    net.send(b, a, b"y");
+    net.run(seconds(1));
+    assert_eq!((net.data(a, b).len(), net.data(b, a).len()), (1, 1));
+    assert!(net.streamed - before <= 1, "what the other end sends may still go by the stream");
 }
 
 #[test]
 fn a_stream_that_ends_is_connected_again() {
     let mut net = Net::new(3);
-    let (a, b) = (net.add(BLOCKED), net.add(Nat::Open));
+    let (a, b) = (add(&mut net, BLOCKED), add(&mut net, Nat::Open));
     net.connect_open(a, b);
     net.run(seconds(3));
     assert!(net.is_connected(a, b));

@@ -217,6 +217,8 @@ impl Node {
         };
         let mut limits = options.limits.clone();
         (limits.nat.lan, limits.nat.lan_only) = (lan, options.lan_only);
+        // A stream would leave the LAN unseen.
+        limits.nat.streams = !options.lan_only;
         let id = device.id();
         let mut stack = Stack::new(now, wall, limits, device, account, rand::rng().random());
         let labels = saved.resume(&mut stack, now, wall);

@@ -109,6 +109,8 @@ pub(crate) struct Net {
     pub(crate) tap: Vec<(SocketAddr, SocketAddr, Bytes)>,
     /// By host and the address it sends to: the host at the other end, and where that one sees it.
     streams: BTreeMap<(usize, SocketAddr), (usize, SocketAddr)>,
+    /// Datagrams that went by streams, but the first of each.
+    pub(crate) streamed: usize,
     internet: Internet,
     rng: ChaCha20Rng,
     flying: BTreeMap<(Instant, u64), Flight>,
@@ -135,6 +137,7 @@ impl Net {
             keys: Vec::new(),
             tap: Vec::new(),
             streams: BTreeMap::new(),
+            streamed: 0,
             internet: Internet::default(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             flying: BTreeMap::new(),
@@ -384,6 +387,7 @@ impl Net {
     /// A stream goes to a host without NAT, or back to who made one; whatever the router before that one does to UDP.
     fn by_stream(&mut self, n: usize, destination: SocketAddr) -> Option<(SocketAddr, Stage, SocketAddr)> {
         if let Some((to, source)) = self.streams.get(&(n, destination)) {
+            self.streamed += 1;
             return Some((*source, Stage::Stream(*to), destination));
         }
         let to = self.hosts.iter().position(|host| host.nat == Nat::Open && host.inside[0] == destination)?;
