@@ -199,7 +199,9 @@ impl Agent {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let in_use = peer.paths.proven_address().map(|address| self.sockets.of(address));
         if let Some(punch) = peer.punch.take() {
-            for socket in punch.sockets.into_iter().filter(|socket| Some(*socket) != in_use) {
+            // The one that was found may be in use at the other end.
+            let found = punch.found.map(|(socket, _)| socket);
+            for socket in punch.sockets.into_iter().filter(|socket| Some(*socket) != in_use && Some(*socket) != found) {
                 self.sockets.close(socket);
             }
         }

@@ -155,7 +155,7 @@ impl Agent {
         if self.arrival == SocketId::MAIN {
             // UDP passes after all.
             self.sockets.streams.remove(&address);
-        } else if !self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address)) {
+        } else if !self.sockets.bound.contains_key(&address) || !self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address)) {
             self.sockets.bind(address, self.arrival, id);
         }
     }

@@ -153,3 +153,22 @@ fn a_nat_with_a_quota_of_flows_is_asked_for_fewer_after_it_has_refused() {
     }
     assert!(met >= 18, "{met} of 20");
 }
+
+#[test]
+fn what_is_sent_by_a_path_that_was_just_found_arrives() {
+    // In the last two a probe finds the main socket as well as one that was opened.
+    for seed in (0..60).chain([50, 17_145_451_798_763_527_043]) {
+        let mut net = Net::new(seed);
+        let relay = net.add_with(Nat::Open, peers_nat::Config { lan: true, ..Net::config() });
+        let (a, b) = (net.add(Nat::PortRestricted), net.add(Nat::Symmetric));
+        net.connect_open(a, relay);
+        net.connect_open(b, relay);
+        net.run(seconds(1));
+        net.connect(a, b, &[]);
+        net.run(seconds(3));
+        net.send(a, b, b"x");
+        net.send(b, a, b"y");
+        net.run(seconds(1));
+        assert_eq!((net.data(a, b).len(), net.data(b, a).len()), (1, 1), "{seed}");
+    }
+}
