@@ -94,7 +94,7 @@ impl Driver {
             stack: parts.stack,
             store: parts.store,
             clock: parts.clock,
-            streams: Streams::listen(&parts.sockets.bound()),
+            streams: Streams::listen(&parts.sockets.for_streams()),
             sockets: parts.sockets,
             commands: parts.commands,
             outputs,

@@ -129,9 +129,10 @@ impl Sockets {
         interfaces
     }
 
-    /// The addresses that are listened on.
-    pub(crate) fn bound(&self) -> Vec<SocketAddr> {
-        self.bound.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    /// The addresses that streams may be taken at: those that datagrams are, none if they are to stay in the LAN.
+    pub(crate) fn for_streams(&self) -> Vec<SocketAddr> {
+        let bound = self.bound.iter().filter(|_| self.within.is_none());
+        bound.filter_map(|socket| socket.local_addr().ok()).collect()
     }
 
     /// The addresses under which others on the same link reach these sockets: a wildcard stands for those of all interfaces but loopback. Link-local ones serve on interfaces that have no
