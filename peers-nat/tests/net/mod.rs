@@ -179,6 +179,14 @@ impl Net {
         self.add_at(nat, uplink, [10, 0, high, low], config)
     }
 
+    /// A host behind a NAT of its own, with the address that another has in its LAN.
+    pub(crate) fn add_like(&mut self, other: usize, nat: Nat, config: Config) -> usize {
+        let IpAddr::V4(same) = self.hosts[other].inside[0].ip() else { panic!("IPv4") };
+        let [_, _, high, low] = self.numbers();
+        let uplink = self.internet.add_router(nat.kinds()[0], None, Ipv4Addr::new(50, 0, high, low).into());
+        self.add_at(nat, Some(uplink), same.octets(), config)
+    }
+
     /// Four bytes that tell the next host from the others.
     fn numbers(&self) -> [u8; 4] {
         let n = self.hosts.len();
