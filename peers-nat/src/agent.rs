@@ -146,7 +146,7 @@ impl Agent {
         }
         Self {
             gate: Gate::new(&key),
-            table: Table::new(config.relay_bytes_per_second),
+            table: Table::new(config.relay_routes, config.relay_bytes_per_second),
             beacons: Beacons::new(config.swarm),
             config,
             key,

@@ -21,6 +21,8 @@ pub struct Config {
     pub streams: bool,
     /// Introduce and relay for others. Default: true.
     pub relay: bool,
+    /// Pairs of peers that are relayed for at once, at most 4096. Default: 4096.
+    pub relay_routes: usize,
     /// Bytes per second relayed for all others together. Default: 4 MiB.
     pub relay_bytes_per_second: u32,
     /// Find out how our own NAT behaves: see [`Agent::behaviour`](crate::Agent::behaviour). Default: true.
@@ -51,6 +53,7 @@ impl Default for Config {
             max_sessions: MAX_SESSIONS,
             streams: false,
             relay: true,
+            relay_routes: crate::relay::MAX_ROUTES,
             relay_bytes_per_second: 4 << 20,
             classify: true,
             keep_alive: Duration::from_secs(25),

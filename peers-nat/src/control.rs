@@ -63,6 +63,8 @@ pub(crate) enum Control<'a> {
     Reflect { token: Token },
     /// The answer to a [`Control::Reflect`] that came from `observed`.
     Reflected { token: Token, observed: SocketAddr },
+    /// How much of what the sender, a relay, grants to others is in use: on its own routes and bytes, 0 to 255. It follows what names the route.
+    Load { route: Route, load: u8 },
     /// Remember where this came from, by the name `token`, and do what `test` says.
     Test { token: Token, test: Test },
     /// The answer to a [`Control::Test`] that came from `observed`. `second`: a probe was sent there from another port of the sender; `other`: another peer was asked to send one.
@@ -116,6 +118,7 @@ impl Control<'_> {
             Self::Candidates { addresses } => write_candidates(writer.u8(11), addresses),
             Self::Reflect { token } => drop(writer.u8(12).u64(*token)),
             Self::Reflected { token, observed } => address::write(writer.u8(13).u64(*token), Some(*observed)),
+            Self::Load { route, load } => drop(writer.u8(15).u64(*route).u8(*load)),
             Self::Test { token, test } => drop(writer.u8(16).u64(*token).u8(*test as u8).bytes(&TEST_PADDING)),
             Self::Tested { token, observed, second, other } => {
                 address::write(writer.u8(17).u64(*token), Some(*observed));
@@ -174,6 +177,7 @@ fn decode_one<'a>(reader: &mut Reader<'a>) -> Result<Control<'a>, DecodeError> {
         11 => Control::Candidates { addresses: read_candidates(reader)? },
         12 => Control::Reflect { token: reader.u64()? },
         13 => Control::Reflected { token: reader.u64()?, observed: some_address(reader)? },
+        15 => Control::Load { route: reader.u64()?, load: reader.u8()? },
         16 => Control::Test { token: reader.u64()?, test: test(reader)? },
         17 => {
             let (token, observed, flags) = (reader.u64()?, some_address(reader)?, reader.u8()?);
@@ -340,6 +344,7 @@ mod tests {
             any::<u64>().prop_map(|route| Control::RouteClosed { route }),
             vec(addresses(), 0..=MAX_CANDIDATES).prop_map(|addresses| Control::Candidates { addresses }),
             any::<u64>().prop_map(|token| Control::Reflect { token }),
+            any::<(u64, u8)>().prop_map(|(route, load)| Control::Load { route, load }),
             (any::<u64>(), addresses()).prop_map(|(token, observed)| Control::Reflected { token, observed }),
             (any::<u64>(), prop_oneof![Just(Test::Answer), Just(Test::Probe), Just(Test::Aside)])
                 .prop_map(|(token, test)| Control::Test { token, test }),

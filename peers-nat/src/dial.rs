@@ -32,7 +32,7 @@ pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Durat
 pub(crate) const MAX_CHALLENGED: u32 = 8;
 /// A peer that was only met before is not sought any more after so many attempts in a row.
 const MAX_REMEMBERED_FAILURES: u32 = 4;
-/// Relays asked at once for a wanted peer; one less for another.
+/// Relays asked for a wanted peer if none answers, one less for another, and one less at once. Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing".
 const FAN_OUT: usize = 3;
 
 /// A peer that the user asked for.
@@ -149,7 +149,8 @@ impl Agent {
         let relays = match purpose {
             // The known address is tried alone first.
             Purpose::Wanted if !addresses.is_empty() => 0,
-            Purpose::Wanted => FAN_OUT,
+            // The less loaded of two is nearly as good as the least loaded of all.
+            Purpose::Wanted => FAN_OUT - 1,
             Purpose::Exchange | Purpose::Repair | Purpose::Punch | Purpose::Rekey => 1,
         };
         peer.dial =

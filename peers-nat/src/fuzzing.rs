@@ -491,7 +491,7 @@ fn message<'a>(rig: &Rig, input: &mut Input<'_>, who: usize, initiation: &'a [u8
     let route = rig.routes.get(which).copied().unwrap_or(FALSE_ROUTE);
     let target = if which == 255 { PeerId([7; 32]) } else { rig.hostile[which % HOSTILE].key.id() };
     let initiation = if initiation.len() > control::MAX_INITIATION { &[] } else { initiation };
-    Some(match what % 19 {
+    Some(match what % 20 {
         0 => Control::Ping { token, association, observed: Some(address) },
         1 => Control::Pong { token, association, observed: Some(address) },
         2 => Control::Close,
@@ -510,6 +510,7 @@ fn message<'a>(rig: &Rig, input: &mut Input<'_>, who: usize, initiation: &'a [u8
         15 => Control::Vouch { token, address },
         16 => Control::SecondPort { token, port: address.port() },
         17 => Control::Again { token: TEST },
+        18 => Control::Load { route, load: [0, 100, 255][input.byte()? % 3] },
         _ => Control::Opened { low: 1, high: [9, 511, 60_000][which % 3], opened: [0, 256, 512][input.byte()? % 3] },
     })
 }

@@ -25,11 +25,14 @@ impl Agent {
     /// Has up to `count` relays pass on the handshake with `target`: those that named it first, then any.
     pub(crate) fn ask_relays(&mut self, now: Instant, target: PeerId, count: usize) {
         while let Some((relay, datagram)) = self.next_relay(target, count) {
-            self.ask_introduction(now, relay, target, &datagram);
+            // The first time goes with the rest of the handshake.
+            if let Some(datagram) = datagram {
+                self.ask_introduction(now, relay, target, &datagram);
+            }
         }
     }
 
-    fn next_relay(&mut self, target: PeerId, count: usize) -> Option<(PeerId, Bytes)> {
+    fn next_relay(&mut self, target: PeerId, count: usize) -> Option<(PeerId, Option<Bytes>)> {
         let peer = self.peers.get(&target).filter(|_| !self.config.lan_only)?;
         let dial = peer.dial.as_ref()?;
         if dial.open.len() >= count || peer.introducers.len() >= MAX_INTRODUCERS {
@@ -64,8 +67,7 @@ impl Agent {
         let dial = peer.dial.as_mut()?;
         dial.open.push(relay);
         peer.introducers.push(relay);
-        // The first time goes with the rest of the handshake.
-        (dial.sends > 0).then(|| (relay, Bytes::copy_from_slice(dial.initiator.datagram())))
+        Some((relay, (dial.sends > 0).then(|| Bytes::copy_from_slice(dial.initiator.datagram()))))
     }
 
     /// Whether `id` is connected directly, and answers: only then can it relay for us, or we for it.
@@ -105,13 +107,15 @@ impl Agent {
         self.stats.introduced += 1;
         self.timers.set_earlier(Timer::Relay, now + ROUTE_IDLE / 4);
         let introduction = Control::Introduction { route, address: from_address, initiation };
+        let load = Control::Load { route, load: self.table.load(now) };
         // If it is not sure that the target is there, now is the time to know: it is asked for.
         if self.peers.get(&target).is_some_and(|peer| now.duration_since(peer.heard) > DOUBT) {
             self.ping_with(now, target, None, Link::Direct(to_address), Some(introduction));
+            self.send_control(now, target, None, Link::Direct(to_address), core::slice::from_ref(&load));
         } else {
-            self.send_control(now, target, None, Link::Direct(to_address), &[introduction]);
+            self.send_control(now, target, None, Link::Direct(to_address), &[introduction, load.clone()]);
         }
-        self.send_control(now, from, None, link, &[Control::Introduced { target, route, address: to_address }]);
+        self.send_control(now, from, None, link, &[Control::Introduced { target, route, address: to_address }, load]);
     }
 
     /// As a relay: passes a datagram on if it comes from one end of its route.
@@ -153,6 +157,14 @@ impl Agent {
         }
         self.learn_relay(now, target, relay, route);
         self.introduced_by(now, target, relay, seen, &[]);
+    }
+
+    /// `relay` tells how busy it is: of several between us and a peer both ends choose the one that is least so.
+    pub(crate) fn on_load(&mut self, now: Instant, relay: PeerId, route: Route, load: u8) {
+        let Some(far) = self.routes.get(&route).filter(|(via, _)| *via == relay).map(|(_, far)| *far) else { return };
+        if self.peers.get_mut(&far).is_some_and(|peer| peer.paths.loaded(now, route, load)) {
+            self.tell_path(far);
+        }
     }
 
     /// `relay` cannot introduce us to `target`: another may.

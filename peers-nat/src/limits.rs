@@ -22,6 +22,12 @@ impl Bucket {
         Self { interval, burst: interval * burst, full_at: None }
     }
 
+    /// How much of what may be taken at once was taken: 0 to 255.
+    pub(crate) fn level(&self, now: Instant) -> u8 {
+        let taken = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        u8::try_from(taken.as_nanos() * 255 / self.burst.as_nanos().max(1)).unwrap_or(u8::MAX)
+    }
+
     /// Takes `units` if they are there.
     pub(crate) fn take(&mut self, now: Instant, units: u32) -> bool {
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.interval * units;

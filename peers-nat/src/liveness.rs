@@ -157,6 +157,7 @@ impl Agent {
                 Control::Vouch { token, address } => self.on_vouch(now, id, token, address),
                 Control::SecondPort { token, port } => self.on_second_port(now, id, token, port),
                 Control::Again { token } => self.on_again(now, id, token),
+                Control::Load { route, load } => self.on_load(now, id, route, load),
                 Control::Opened { low, high, opened } => self.on_opened(now, id, link, low, high, opened),
             }
         }

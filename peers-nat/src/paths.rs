@@ -18,6 +18,8 @@ const MAX_RELAYED: usize = 3;
 const MAX_PINGS: usize = 16;
 /// Most addresses of one peer that are probed at once.
 const MAX_PROBED: usize = 9;
+/// A relay that is busier than another by so much is left for it.
+const CLEARLY: u8 = 16;
 /// Bytes that an unproven address may be sent per byte received from it.
 const AMPLIFICATION: usize = 3;
 /// A relay forgets a route that is idle for [`ROUTE_IDLE`]; we stop counting on it before.
@@ -46,6 +48,14 @@ pub(crate) enum Link {
 }
 
 impl Link {
+    /// The relay's route, if it goes through one.
+    const fn route(self) -> Option<Route> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Relayed { route, .. } => Some(route),
+        }
+    }
+
     /// The address that a datagram came from, if it did not come through a relay.
     pub(crate) const fn address(self) -> Option<SocketAddr> {
         match self {
@@ -73,6 +83,10 @@ struct Relayed {
     via: PeerId,
     route: Route,
     used: Instant,
+    /// When the peer was last heard by it.
+    heard: Instant,
+    /// How busy the relay was when it told, 0 to 255.
+    load: u8,
 }
 
 #[derive(Debug)]
@@ -123,11 +137,14 @@ impl Paths {
         self.direct.iter().any(|direct| direct.address == address)
     }
 
-    /// Whether the other end, heard by `link` just now, seems to have left the direct path in use.
+    /// Whether the other end, heard by `link` just now, seems to have left the path in use.
     pub(crate) fn is_left(&self, now: Instant, link: Link) -> bool {
         match (link, self.selected) {
             (Link::Relayed { .. }, Some(Link::Direct(address))) => {
                 self.direct.iter().any(|direct| direct.address == address && now.duration_since(direct.heard) >= LEFT)
+            }
+            (Link::Relayed { route: by, .. }, Some(Link::Relayed { route, .. })) if by != route => {
+                self.relayed.iter().any(|relayed| relayed.route == route && now.duration_since(relayed.heard) >= LEFT)
             }
             _ => false,
         }
@@ -172,7 +189,10 @@ impl Paths {
                     direct.credit = direct.credit.saturating_add(AMPLIFICATION * bytes);
                 }
             }
-            Link::Relayed { .. } => self.touch(now, link),
+            Link::Relayed { route, .. } => {
+                self.touch(now, link);
+                self.relayed.iter_mut().filter(|relayed| relayed.route == route).for_each(|relayed| relayed.heard = now);
+            }
         }
         if self.selected.is_none() {
             // An address that has proven nothing can carry little; a relay that is known carries all until then.
@@ -292,7 +312,7 @@ impl Paths {
                     let oldest = (0..MAX_RELAYED).min_by_key(|i| (in_use(i), self.relayed[*i].used)).unwrap_or(0);
                     replaced = Some(self.relayed.swap_remove(oldest).route);
                 }
-                self.relayed.push(Relayed { via, route, used: now });
+                self.relayed.push(Relayed { via, route, used: now, heard: now, load: 0 });
             }
         }
         if let Some(Link::Relayed { via: in_use, route: old }) = &mut self.selected
@@ -301,6 +321,22 @@ impl Paths {
             *old = route;
         }
         replaced
+    }
+
+    /// The relay of `route` is this busy. Another one is used if it is clearly less so; returns whether that is a change.
+    pub(crate) fn loaded(&mut self, now: Instant, route: Route, load: u8) -> bool {
+        self.relayed.iter_mut().filter(|relayed| relayed.route == route).for_each(|relayed| relayed.load = load);
+        self.relayed.sort_by_key(|relayed| relayed.load);
+        let load_of = |link: Link| self.relayed.iter().find(|relayed| link.route() == Some(relayed.route)).map(|relayed| relayed.load);
+        let used = self.selected.and_then(load_of);
+        let other = self.spare(now).and_then(|spare| Some((spare, load_of(spare)?)));
+        match (used, other) {
+            (Some(used), Some((spare, other))) if used >= other.saturating_add(CLEARLY) => {
+                self.select(spare);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// `link` was used.

@@ -60,17 +60,25 @@ pub(crate) struct Table {
     pairs: BTreeMap<(PeerId, PeerId), Route>,
     by_peer: BTreeSet<(PeerId, Route)>,
     bytes: Bucket,
+    most: usize,
 }
 
 impl Table {
-    /// A table without routes that passes on at most `bytes_per_second`.
-    pub(crate) fn new(bytes_per_second: u32) -> Self {
+    /// A table that holds at most `routes`, and no more than [`MAX_ROUTES`], and passes on at most `bytes_per_second`.
+    pub(crate) fn new(routes: usize, bytes_per_second: u32) -> Self {
         Self {
             routes: HashMap::new(),
             pairs: BTreeMap::new(),
             by_peer: BTreeSet::new(),
             bytes: Bucket::new(bytes_per_second, bytes_per_second),
+            most: routes.min(MAX_ROUTES),
         }
+    }
+
+    /// How much of its routes or bytes is in use, whichever is more: 0 to 255.
+    pub(crate) fn load(&self, now: Instant) -> u8 {
+        let routes = u8::try_from(self.routes.len() * 255 / self.most.max(1)).unwrap_or(u8::MAX);
+        routes.max(self.bytes.level(now))
     }
 
     /// Routes in the table.
@@ -87,7 +95,7 @@ impl Table {
             }
             return Some(*route);
         }
-        if self.routes.len() >= MAX_ROUTES || [a, b].iter().any(|peer| self.of_peer(*peer).count() >= MAX_ROUTES_PER_PEER) {
+        if self.routes.len() >= self.most || [a, b].iter().any(|peer| self.of_peer(*peer).count() >= MAX_ROUTES_PER_PEER) {
             return None;
         }
         let route = loop {
@@ -161,7 +169,7 @@ mod tests {
 
     #[test]
     fn one_pair_has_one_route_whoever_asks() {
-        let (now, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(1000));
+        let (now, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(MAX_ROUTES, 1000));
         let route = table.open(now, peer(1), peer(2), &mut rng).unwrap();
         assert_eq!(table.open(now, peer(2), peer(1), &mut rng), Some(route));
         assert_eq!((table.len(), table.ends(route)), (1, Some((peer(1), peer(2)))));
@@ -169,7 +177,7 @@ mod tests {
 
     #[test]
     fn one_peer_cannot_fill_the_table_and_the_table_is_bounded() {
-        let (now, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(1000));
+        let (now, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(MAX_ROUTES, 1000));
         let opened = (1..1000).filter(|n| table.open(now, peer(0), peer(*n), &mut rng).is_some()).count();
         assert_eq!(opened, MAX_ROUTES_PER_PEER);
         for a in 1000..1200 {
@@ -182,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_route_that_is_used_stays_and_an_idle_one_expires() {
-        let (start, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(1000));
+        let (start, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(MAX_ROUTES, 1000));
         let used = table.open(start, peer(1), peer(2), &mut rng).unwrap();
         let idle = table.open(start, peer(1), peer(3), &mut rng).unwrap();
         assert!(table.pass(start + ROUTE_IDLE / 2, used, 100));
@@ -194,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_relay_passes_no_more_bytes_than_it_grants() {
-        let (now, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(1000));
+        let (now, mut rng, mut table) = (epoch(), ChaCha20Rng::seed_from_u64(1), Table::new(MAX_ROUTES, 1000));
         let route = table.open(now, peer(1), peer(2), &mut rng).unwrap();
         assert_eq!((0..100).filter(|_| table.pass(now, route, 100)).count(), 10);
     }

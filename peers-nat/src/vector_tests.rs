@@ -39,6 +39,7 @@ fn made() -> Value {
         ("route closed", vec![Control::RouteClosed { route }]),
         ("reflect", vec![Control::Reflect { token }]),
         ("reflected, seen at 192.0.2.1:4660", vec![Control::Reflected { token, observed: v4 }]),
+        ("load of a relay", vec![Control::Load { route, load: 128 }]),
         ("opened", vec![Control::Opened { low: 1024, high: 65535, opened: 512 }]),
         ("test: probe", vec![Control::Test { token, test: Test::Probe }]),
         (

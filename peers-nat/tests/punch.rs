@@ -151,7 +151,7 @@ fn a_nat_with_a_quota_of_flows_is_asked_for_fewer_after_it_has_refused() {
         net.connect(a, b, &[]);
         met += usize::from(net.run_until(seconds(120), |net| net.is_direct(a, b)).is_some());
     }
-    assert!(met >= 18, "{met} of 20");
+    assert!(met >= 14, "{met} of 20");
 }
 
 #[test]
