@@ -327,9 +327,8 @@ impl Paths {
     pub(crate) fn loaded(&mut self, now: Instant, route: Route, load: u8) -> bool {
         self.relayed.iter_mut().filter(|relayed| relayed.route == route).for_each(|relayed| relayed.load = load);
         self.relayed.sort_by_key(|relayed| relayed.load);
-        let load_of = |link: Link| self.relayed.iter().find(|relayed| link.route() == Some(relayed.route)).map(|relayed| relayed.load);
-        let used = self.selected.and_then(load_of);
-        let other = self.spare(now).and_then(|spare| Some((spare, load_of(spare)?)));
+        let used = self.selected.and_then(|link| self.load(link));
+        let other = self.spare(now).and_then(|spare| Some((spare, self.load(spare)?)));
         match (used, other) {
             (Some(used), Some((spare, other))) if used >= other.saturating_add(CLEARLY) => {
                 self.select(spare);
@@ -337,6 +336,11 @@ impl Paths {
             }
             _ => false,
         }
+    }
+
+    /// How busy the relay of `link` is.
+    fn load(&self, link: Link) -> Option<u8> {
+        self.relayed.iter().find(|relayed| link.route() == Some(relayed.route)).map(|relayed| relayed.load)
     }
 
     /// `link` was used.
@@ -352,7 +356,10 @@ impl Paths {
             Some(Link::Direct(address)) => {
                 self.direct.iter().any(|direct| direct.address == address && direct.proven && now.duration_since(direct.heard) < SILENT)
             }
-            Some(Link::Relayed { .. }) => matches!(link, Link::Direct(_)),
+            Some(used @ Link::Relayed { .. }) => match (self.load(used), self.load(link)) {
+                (Some(used), Some(other)) => used.saturating_add(CLEARLY) <= other,
+                _ => matches!(link, Link::Direct(_)),
+            },
             None => false,
         };
         let usable = link.address().is_none_or(|address| self.is_at(address));
