@@ -15,7 +15,7 @@ pub(crate) enum Scope {
     Global,
 }
 
-/// How far `address` reaches, or `None` if no single host can be there: unspecified, multicast, broadcast, port 0, and the ranges that are documentation or reserved.
+/// How far `address` reaches, or `None` if no single host can be there: unspecified, multicast, broadcast, port 0, and the reserved ranges of IPv4 (0/8, 240/4).
 ///
 /// Source: RFC 1918, RFC 4193, RFC 6598, RFC 6890.
 pub(crate) fn scope(address: SocketAddr) -> Option<Scope> {

@@ -357,7 +357,7 @@ impl Agent {
         }
     }
 
-    /// As [`Agent::handle_datagram`], for one that came by an auxiliary socket.
+    /// As [`Agent::handle_datagram`], for one that came by an auxiliary socket, or by a stream ([`SocketId::STREAM`]).
     pub fn handle_auxiliary(&mut self, now: Instant, wall: Timestamp, socket: SocketId, remote: SocketAddr, datagram: Bytes) {
         // One that is about to be closed may still be heard.
         let known = match socket {

@@ -15,7 +15,7 @@
 //!
 //! Terms and sources: candidate, path, triggered check: RFC 8445 (ICE). Mapping and filtering: RFC 4787, RFC 5780. The 3-bytes rule: RFC 9000, section 8 (there for QUIC). Shape of
 //! datagrams, cookies: Donenfeld, "WireGuard: Next Generation Kernel Network Tunnel". The wire format is docs/PROTOCOL.md, chapter "Reaching peers"; why things are as they are,
-//! docs/decisions/0005-agent-and-paths.md; what attackers can do, docs/THREATS.md.
+//! docs/decisions/0005-agent-and-paths.md and 0014 to 0019; what attackers can do, docs/THREATS.md.
 
 mod address;
 mod agent;

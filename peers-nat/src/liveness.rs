@@ -26,9 +26,9 @@ const PUNCH_PAUSE: Duration = Duration::from_millis(1250);
 pub(crate) const PUNCHES: (u32, u32) = (2, 8);
 /// After so many the peer no longer counts as one that works.
 pub(crate) const SUSPECT_PINGS: usize = 2;
-/// Pause between pings that are to prove an address that was heard.
 /// How often [`Config::rekey_after`](crate::Config::rekey_after) may pass before keys that could not be replaced are given up with their session.
 pub(crate) const KEY_LIFETIME: u32 = 3;
+/// Pause between pings that are to prove an address that was heard.
 const PROVE_PAUSE: Duration = Duration::from_millis(300);
 /// How many times longer a path may be silent that its other end keeps open, if it wants to.
 const SURPLUS: u32 = 3;
