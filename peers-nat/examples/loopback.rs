@@ -23,7 +23,7 @@ impl Host {
         let mut rng = ChaCha20Rng::from_seed([number; 32]);
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.set_nonblocking(true)?;
-        let config = Config { lan: false, ..Config::default() };
+        let config = Config { lan: false, auxiliary: false, ..Config::default() };
         let mut agent = Agent::new(now, config, DeviceKey::generate(&mut rng), [number; 32]);
         agent.set_local_addresses(now, &[socket.local_addr()?]);
         Ok(Self { socket, agent })

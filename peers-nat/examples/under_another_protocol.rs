@@ -33,7 +33,7 @@ impl Counter {
 #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
-    let config = || Config { lan: false, target_sessions: 2, ..Config::default() };
+    let config = || Config { lan: false, auxiliary: false, target_sessions: 2, ..Config::default() };
     let mut counters: Vec<Counter> = (1..=3u8)
         .map(|n| {
             let address = SocketAddr::from(([192, 0, 2, n], 4000));

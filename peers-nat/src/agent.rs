@@ -130,6 +130,8 @@ pub struct Agent {
     pub(crate) secret: [u8; 32],
     /// The socket that the datagram in hand came by.
     pub(crate) arrival: SocketId,
+    /// The other end of the stream that it came by, if it came by one.
+    pub(crate) stream: Option<SocketAddr>,
     pub(crate) timers: Timers<Timer>,
     pub(crate) stats: Stats,
     transmits: VecDeque<Transmit>,
@@ -180,6 +182,7 @@ impl Agent {
             tags: HashMap::new(),
             secret: hash(&[b"peers probe secret", &seed]),
             arrival: SocketId::MAIN,
+            stream: None,
             timers,
             stats: Stats::default(),
             transmits: VecDeque::new(),
@@ -362,7 +365,10 @@ impl Agent {
         // One that is about to be closed may still be heard.
         let known = match socket {
             SocketId::MAIN => true,
-            SocketId::STREAM => self.has_stream(remote),
+            SocketId::STREAM => {
+                self.stream = Some(remote);
+                true
+            }
             auxiliary => self.sockets.is_open(auxiliary),
         };
         if !known {
@@ -372,7 +378,7 @@ impl Agent {
         }
         self.arrival = socket;
         self.handle_datagram(now, wall, remote, datagram);
-        self.arrival = SocketId::MAIN;
+        (self.arrival, self.stream) = (SocketId::MAIN, None);
     }
 
     /// Does what is due at `now`. Early or repeated calls do nothing.
@@ -464,12 +470,15 @@ impl Agent {
     }
 
     pub(crate) fn push(&mut self, destination: SocketAddr, payload: impl Into<Bytes>) {
-        self.push_by(self.sockets.of(destination), None, destination, payload);
+        // Who speaks by a stream is answered by it, before it is known who that is.
+        let socket = if self.stream == Some(destination) { SocketId::STREAM } else { self.sockets.of(destination) };
+        self.push_by(socket, None, destination, payload);
     }
 
     pub(crate) fn push_by(&mut self, socket: SocketId, ttl: Option<u8>, destination: SocketAddr, payload: impl Into<Bytes>) {
         // Everything leaves by here.
-        if self.config.lan_only && !address::stays_on_lan(destination, &self.local) {
+        let leaves = self.config.lan_only && !address::stays_on_lan(destination, &self.local);
+        if leaves || !self.sockets.is_usable(socket) {
             self.stats.unsent += 1;
             return;
         }

@@ -27,6 +27,7 @@ enum State {
     EstablishedAtABystander,
     EstablishedRelayed,
     Punching,
+    Opening,
     WantedThroughARelay,
     Rekeying,
     RekeyingAtABystander,
@@ -35,7 +36,7 @@ enum State {
     Relaying,
 }
 
-const STATES: [State; 15] = [
+const STATES: [State; 16] = [
     State::Unknown,
     State::Discovering,
     State::Dialled,
@@ -45,6 +46,7 @@ const STATES: [State; 15] = [
     State::EstablishedAtABystander,
     State::EstablishedRelayed,
     State::Punching,
+    State::Opening,
     State::WantedThroughARelay,
     State::Rekeying,
     State::RekeyingAtABystander,
@@ -97,10 +99,10 @@ fn rig(state: State) -> Rig {
                 rig.inject(bystander, word);
             }
         }
-        State::EstablishedRelayed | State::Punching => {
+        State::EstablishedRelayed | State::Punching | State::Opening => {
             rig.establish(1);
-            // The other end of a spray.
-            rig.mapping = Mapping::Dependent;
+            // The other end of a spray, or of ports that we open.
+            rig.mapping = if state == State::Opening { Mapping::Independent } else { Mapping::Dependent };
             let candidates = (0..8).map(|n| rig.bystander(n)).collect();
             let initiation = rig.initiation(0, candidates);
             let introduction = rig.sealed(1, &[Control::Introduction { route: ROUTE, address: bystander, initiation: &initiation }]);

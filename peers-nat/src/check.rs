@@ -164,10 +164,13 @@ impl Agent {
 
     /// A peer with a direct path sees our main socket at `seen`: it may be a reporter. If it saw us elsewhere before, most likely the NAT has forgotten us, or is another one.
     pub(crate) fn on_reporter(&mut self, now: Instant, by: PeerId, seen: SocketAddr) {
-        if !self.config.classify || address::scope(seen) != Some(Scope::Global) {
+        if self.arrival != SocketId::MAIN || address::scope(seen) != Some(Scope::Global) {
             return;
         }
         self.check.heard = true;
+        if !self.config.classify {
+            return;
+        }
         let known = &self.check.behaviour;
         let moved = known.mapping <= Some(Mapping::EndpointIndependent) && self.reflexive.is_moved(by, seen);
         if self.check.run.is_none() && self.check.scouting.is_none() && (moved || known.reporters.len() < MAX_REPORTERS) {
@@ -225,7 +228,7 @@ impl Agent {
     }
 
     fn begin_scouting(&mut self, now: Instant) {
-        if self.check.next.is_some_and(|next| now < next) {
+        if !self.config.classify || self.check.next.is_some_and(|next| now < next) {
             return;
         }
         let candidates = self.candidates_to_report();

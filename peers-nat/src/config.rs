@@ -17,6 +17,9 @@ pub struct Config {
     pub target_sessions: usize,
     /// Sessions beyond which a stranger's handshake is dropped. Default: [`MAX_SESSIONS`].
     pub max_sessions: usize,
+    /// Have auxiliary sockets opened ([`Transmit::socket`](crate::Transmit::socket)): to learn how the own NAT behaves, and to reach peers behind NATs that give each destination a port of its
+    /// own. Default: true; for a caller that has one socket only, false.
+    pub auxiliary: bool,
     /// Try a stream ([`SocketId::STREAM`](crate::SocketId::STREAM)) where an address that the user gave does not answer by UDP. Default: false, as the caller has to provide them.
     pub streams: bool,
     /// Introduce and relay for others. Default: true.
@@ -51,6 +54,7 @@ impl Default for Config {
             swarm: PUBLIC_SWARM,
             target_sessions: 10,
             max_sessions: MAX_SESSIONS,
+            auxiliary: true,
             streams: false,
             relay: true,
             relay_routes: crate::relay::MAX_ROUTES,

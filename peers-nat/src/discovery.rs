@@ -151,6 +151,7 @@ impl Agent {
             Ok(finished) => {
                 if self.arrival == SocketId::STREAM {
                     self.on_unanswered(address);
+                    self.sockets.add_stream(address);
                 }
                 let wanted = self.end_discovery(address).is_some_and(|discovery| discovery.wanted);
                 if wanted {

@@ -183,6 +183,11 @@ impl Rig {
             let mut replies = Vec::new();
             while let Some(transmit) = self.agent.poll_transmit() {
                 assert!(!transmit.payload.is_empty() && transmit.payload.len() <= 1200);
+                // Ports that are opened to it are half of a spray.
+                if self.bystanders.contains_key(&transmit.destination) && self.agent.opens_by(transmit.socket) {
+                    *self.sprayed.entry(transmit.destination.ip()).or_default() += 1;
+                    continue;
+                }
                 if let Some(account) = self.bystanders.get_mut(&transmit.destination) {
                     account.count(self.now, transmit.payload.len() as u64);
                     continue;

@@ -323,7 +323,8 @@ impl Agent {
 
     /// A peer sees us at `seen`.
     pub(crate) fn observed(&mut self, now: Instant, by: PeerId, seen: Option<SocketAddr>) {
-        let Some(seen) = seen else { return };
+        // What an auxiliary socket is seen as says nothing of the main one.
+        let Some(seen) = seen.filter(|_| self.arrival == SocketId::MAIN) else { return };
         self.on_reporter(now, by, seen);
         if self.reflexive.report(by, seen) {
             self.emit(Event::Reflexive(seen));

@@ -28,7 +28,7 @@ pub struct Transmit {
 pub struct SocketId(pub u16);
 
 impl SocketId {
-    /// The one whose addresses were told by [`Agent::set_local_addresses`](crate::Agent::set_local_addresses). All others are auxiliary: the agent has them opened and closed.
+    /// The one whose addresses were told by [`Agent::set_local_addresses`](crate::Agent::set_local_addresses). All others but [`SocketId::STREAM`] are auxiliary: the agent has them opened and closed.
     pub const MAIN: Self = Self(0);
     /// No UDP socket but a stream (TCP) to the address and port of the datagram's destination, each datagram behind its length (`u16`, big-endian): for networks that let no UDP pass. The
     /// caller connects it where there is none, takes those of others at the ports of its main sockets, and says when one has ended ([`Agent::stream_closed`](crate::Agent::stream_closed)).

@@ -60,6 +60,8 @@ pub(crate) struct Punch {
     /// A user asked for the peer, here or there: hundreds of datagrams are worth it.
     wanted: bool,
     stage: Stage,
+    /// It is among the attempts that are limited in number.
+    counted: bool,
     sockets: Vec<SocketId>,
     /// Shows whether our NAT still gave out ports after all were opened.
     canary: Option<Token>,
@@ -179,15 +181,29 @@ impl Peer {
 impl Agent {
     /// A relay has introduced us to `id`, whose NAT does `theirs`: if ordinary probes do not reach it soon, more is tried.
     pub(crate) fn begin_punch(&mut self, now: Instant, id: PeerId, theirs: Mapping, wanted: bool) {
-        self.end_punch(id);
         let wanted = wanted || self.wanted.contains_key(&id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        // One that is under way is not begun anew: who introduces again and again gets no more for it.
+        if let Some(punch) = peer.punch.as_mut().filter(|punch| !matches!(punch.stage, Stage::Over)) {
+            punch.wanted |= wanted;
+            return;
+        }
         let via = peer.relay(now);
         if peer.attested().is_none() {
             return;
         }
-        peer.punch =
-            Some(Box::new(Punch { theirs, wanted, stage: Stage::Waiting, sockets: Vec::new(), canary: None, found: None, told: None }));
+        self.end_punch(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.punch = Some(Box::new(Punch {
+            theirs,
+            wanted,
+            stage: Stage::Waiting,
+            counted: false,
+            sockets: Vec::new(),
+            canary: None,
+            found: None,
+            told: None,
+        }));
         let probed = peer.paths.probed_since().unwrap_or(now);
         let rtt = via.and_then(|via| self.peers.get(&via)).and_then(|relay| relay.paths.rtt()).unwrap_or_default();
         self.timers.set(Timer::Punch(id), (probed + (rtt * 5 / 4).clamp(WAIT.0, WAIT.1)).max(now));
@@ -235,8 +251,24 @@ impl Agent {
     fn choose(&mut self, now: Instant, id: PeerId, target: SocketAddr) {
         let Some(punch) = self.peers.get_mut(&id).and_then(|peer| peer.punch.as_mut()) else { return };
         let (theirs, told, wanted) = (punch.theirs, punch.told, punch.wanted);
-        let ours = self.mapping();
-        match role(ours, theirs, self.key.id() < id) {
+        let part = role(self.mapping(), theirs, self.key.id() < id);
+        let counted = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()).is_some_and(|punch| punch.counted);
+        if part == Role::Opens && !wanted && self.mapping() != Mapping::Sequential {
+            self.end_punch(id);
+            return;
+        }
+        if matches!(part, Role::Opens | Role::Steps) && !counted {
+            // What is sent to open ports is sent to an address that others have named, as probes are.
+            if !self.sprays.take(now, target.ip()) {
+                self.stats.dropped_limited += 1;
+                self.attempt_failed(now, id);
+                return;
+            }
+            if let Some(punch) = self.peers.get_mut(&id).and_then(|peer| peer.punch.as_mut()) {
+                punch.counted = true;
+            }
+        }
+        match part {
             Role::None => self.end_punch(id),
             Role::Probes => {
                 self.stage(id, now + OPEN_TIME, Stage::Listening);
@@ -258,7 +290,6 @@ impl Agent {
             Role::Opens | Role::Steps if self.is_punching(id) => self.stage(id, now + BUSY, Stage::Waiting),
             Role::Opens => match self.allocation() {
                 Some(Allocation::Sequential) => self.bracket(now, id, Some(target)),
-                _ if !wanted => self.end_punch(id),
                 range => {
                     let range = range.unwrap_or(ports::ANY);
                     let (left, (low, high)) = (range.sockets().min(self.survey.most.unwrap_or(u16::MAX)), range.limits());
@@ -273,8 +304,14 @@ impl Agent {
 
     /// Whether ports are being opened to another peer: one at a time is enough for a router.
     fn is_punching(&self, but: PeerId) -> bool {
-        let opens = |peer: &Peer| peer.punch.as_ref().is_some_and(|punch| !punch.sockets.is_empty());
+        let opens = |peer: &Peer| peer.punch.as_ref().is_some_and(|punch| punch.sockets.iter().any(|socket| self.sockets.is_open(*socket)));
         self.peers.iter().any(|(id, peer)| *id != but && opens(peer))
+    }
+
+    /// Whether `socket` was opened to some peer.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn opens_by(&self, socket: SocketId) -> bool {
+        self.peers.values().any(|peer| peer.punch.as_ref().is_some_and(|punch| punch.sockets.contains(&socket)))
     }
 
     /// Opens a socket to the other end's NAT, and the port that our own gives it.
@@ -307,7 +344,7 @@ impl Agent {
 
     /// One more socket, which a peer is to see: if it does not, the NAT gives us no more ports.
     fn look_for_quota(&mut self, now: Instant, id: PeerId) {
-        let via = self.peers.get(&id).and_then(|peer| peer.relay(now));
+        let via = self.ipv4_relay(now, id);
         let socket = self.auxiliary(now, id);
         let canary = via.zip(socket).and_then(|(via, socket)| self.ask_reflection(now, via, socket, None));
         if let Some(punch) = self.peers.get_mut(&id).and_then(|peer| peer.punch.as_mut()) {
@@ -325,13 +362,16 @@ impl Agent {
         }
     }
 
+    /// Who relays between us and sees us by IPv4, where NATs are.
+    fn ipv4_relay(&self, now: Instant, id: PeerId) -> Option<PeerId> {
+        let via = self.peers.get(&id)?.relay(now)?;
+        self.peers.get(&via)?.paths.proven_address().filter(SocketAddr::is_ipv4).map(|_| via)
+    }
+
     /// Has our sequential NAT give out ports to the other end between two that a peer tells us; or, to step along with another sequential one, learns the one given out last.
     fn bracket(&mut self, now: Instant, id: PeerId, target: Option<SocketAddr>) {
-        let Some(by) = self
-            .peers
-            .get(&id)
-            .and_then(|peer| peer.paths.usable(now).find_map(|link| if let Link::Relayed { via, .. } = link { Some(via) } else { None }))
-        else {
+        let Some(by) = self.ipv4_relay(now, id) else {
+            self.attempt_failed(now, id);
             return;
         };
         let ask = |agent: &mut Self| {
@@ -395,7 +435,8 @@ impl Agent {
             self.stats.dropped_unknown += 1;
             return;
         };
-        punch.told = Some((low, high, opened));
+        // The first word counts.
+        punch.told.get_or_insert((low, high, opened));
         match punch.stage {
             Stage::Listening if opened > 0 => self.begin_spray(now, id, low, high, opened),
             Stage::Listening => self.begin_to_step(now, id),
@@ -441,17 +482,16 @@ impl Agent {
         if !matches!(punch.told, Some((_, _, 0))) || punch.sockets.is_empty() {
             return;
         }
-        if self.sprays.take(now, target.ip()) {
-            self.step(now, id, target, 0);
-        } else {
-            self.stats.dropped_limited += 1;
-        }
+        self.step(now, id, target, 0);
     }
 
     /// Sends a probe to each of the ports that the other end's NAT gives out next, from ports that ours gives out one after the other.
     fn step(&mut self, now: Instant, id: PeerId, target: SocketAddr, passes: u8) {
         let Some(punch) = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()) else { return };
-        let (Some((last, _, 0)), Some(socket)) = (punch.told, punch.sockets.first().copied()) else { return };
+        let (Some((last, _, 0)), Some(socket)) = (punch.told, punch.sockets.first().copied()) else {
+            self.attempt_failed(now, id);
+            return;
+        };
         if passes == STEPS.1 {
             self.stage(id, now + ANSWER_TIME, Stage::Over);
             return;

@@ -7,7 +7,7 @@ use peers_wire::PeerId;
 
 use crate::agent::{Agent, Timer};
 use crate::introduce::MAX_INTRODUCERS;
-use crate::liveness::KEY_LIFETIME;
+use crate::liveness::{KEY_LIFETIME, PUNCHES};
 use crate::output::DisconnectReason;
 use crate::paths::Link;
 use crate::peer::{PATIENCE, Purpose, Waiting};
@@ -16,6 +16,8 @@ use crate::survey::Survey;
 
 /// Pauses before those who did not answer after a change of the network are asked again.
 const AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(70), Duration::from_millis(120)];
+/// Others have to see us in the new network before a relayed session is worth another attempt.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Most relays that are asked for one peer.
 const MAX_ASKED: usize = 3;
 
@@ -29,7 +31,9 @@ impl Agent {
         self.reflexive = Reflexive::default();
         self.forget_check(now);
         self.survey = Survey::default();
+        self.timers.clear(Timer::Survey);
         for id in self.connected.clone() {
+            self.punch_again(now, id);
             self.question(now, id);
         }
         self.reset_back_off(now);
@@ -62,6 +66,16 @@ impl Agent {
                 (dial.sends, dial.began) = (0, now);
                 self.timers.set(Timer::Dial(*id), now);
             }
+        }
+    }
+
+    /// What was tried to get to a direct path was tried in another network.
+    fn punch_again(&mut self, now: Instant, id: PeerId) {
+        self.end_punch(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.punches = PUNCHES.0;
+        if matches!(peer.paths.selected(), Some(Link::Relayed { .. })) {
+            self.timers.set(Timer::Repair(id), now + SETTLE);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::output::SocketId;
 use crate::paths::Link;
 
 /// Most streams at once.
-pub(crate) const MAX_STREAMS: usize = 512;
+const MAX_STREAMS: usize = 256;
 /// Most auxiliary sockets at once.
 pub(crate) const MAX_AUXILIARY: usize = 640;
 /// A socket that carries a session is kept for so long after each look at it.
@@ -65,6 +65,18 @@ impl Sockets {
         auxiliary.unwrap_or_else(|| if self.streams.contains(&address) { SocketId::STREAM } else { SocketId::MAIN })
     }
 
+    /// `address` is spoken to by a stream from now on, if there is room for one more.
+    pub(crate) fn add_stream(&mut self, address: SocketAddr) {
+        if self.streams.len() < MAX_STREAMS {
+            self.streams.insert(address);
+        }
+    }
+
+    /// Whether something may be sent by `socket`: one that was closed is not opened again.
+    pub(crate) fn is_usable(&self, socket: SocketId) -> bool {
+        matches!(socket, SocketId::MAIN | SocketId::STREAM) || self.is_open(socket)
+    }
+
     /// Who is at the other end of streams.
     pub(crate) fn streams(&self) -> impl Iterator<Item = IpAddr> {
         self.streams.iter().map(SocketAddr::ip)
@@ -82,6 +94,10 @@ impl Sockets {
         if self.open.remove(&socket).is_some() {
             self.bound.retain(|_, (bound, _)| *bound != socket);
             self.closed.push_back(socket);
+            // A caller that does not ask has none to close.
+            if self.closed.len() > 2 * MAX_AUXILIARY {
+                self.closed.pop_front();
+            }
         }
     }
 
@@ -119,15 +135,9 @@ impl Agent {
         self.sockets.streams.remove(&address);
     }
 
-    /// A datagram came by a stream from `remote`, which so has shown that it receives there: it is spoken to by the stream from now on. Returns whether there is room for one more.
-    pub(crate) fn has_stream(&mut self, remote: SocketAddr) -> bool {
-        let streams = &mut self.sockets.streams;
-        streams.contains(&remote) || (streams.len() < MAX_STREAMS && streams.insert(remote))
-    }
-
     /// Where `link` ends for the NATs between, as long as it is not a stream: what is true of a stream's port is not of a socket's.
     pub(crate) fn observed_at(&self, link: Link) -> Option<SocketAddr> {
-        link.address().filter(|address| self.sockets.of(*address) != SocketId::STREAM)
+        link.address().filter(|address| self.stream != Some(*address) && self.sockets.of(*address) != SocketId::STREAM)
     }
 
     /// Nothing but streams seems to leave this network.
@@ -137,7 +147,7 @@ impl Agent {
 
     /// Opens an auxiliary socket for `time`.
     pub(crate) fn open_socket(&mut self, now: Instant, time: Duration) -> Option<SocketId> {
-        let socket = self.sockets.open(now + time)?;
+        let socket = if self.config.auxiliary { self.sockets.open(now + time) } else { None }?;
         self.timers.set_earlier(Timer::Sockets, now + time);
         Some(socket)
     }
@@ -152,10 +162,16 @@ impl Agent {
     /// If the peer has been found by another one before, that stays in use: it is its mapping that is kept open.
     pub(crate) fn bind_socket(&mut self, link: Link, id: PeerId) {
         let Link::Direct(address) = link else { return };
+        let is_at = self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address));
         if self.arrival == SocketId::MAIN {
             // UDP passes after all.
             self.sockets.streams.remove(&address);
-        } else if !self.sockets.bound.contains_key(&address) || !self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address)) {
+        } else if self.arrival == SocketId::STREAM {
+            // An address that is proven by UDP stays with it.
+            if !is_at {
+                self.sockets.add_stream(address);
+            }
+        } else if !is_at || !self.sockets.bound.contains_key(&address) {
             self.sockets.bind(address, self.arrival, id);
         }
     }

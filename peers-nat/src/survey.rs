@@ -60,7 +60,9 @@ fn is_global(seen: &SocketAddr) -> bool {
 impl Agent {
     /// What our NAT does: the verdict on it, or until there is one what peers report of the main socket.
     pub(crate) fn mapping(&self) -> Mapping {
-        match self.check.behaviour.mapping {
+        // A verdict by IPv6 says nothing of NATs.
+        let known = self.check.behaviour.external.is_some_and(|address| address.is_ipv4());
+        match self.check.behaviour.mapping.filter(|_| known) {
             Some(classify::Mapping::None | classify::Mapping::EndpointIndependent) => Mapping::Independent,
             Some(_) if self.allocation() == Some(Allocation::Sequential) => Mapping::Sequential,
             Some(_) => Mapping::Dependent,

@@ -172,3 +172,24 @@ fn what_is_sent_by_a_path_that_was_just_found_arrives() {
         assert_eq!((net.data(a, b).len(), net.data(b, a).len()), (1, 1), "{seed}");
     }
 }
+
+#[test]
+fn a_pair_that_was_relayed_goes_direct_when_one_moves_to_a_network_that_allows_it() {
+    let (mut net, a, b) = pair(5, SYMMETRIC, SYMMETRIC);
+    net.connect(a, b, &[]);
+    net.run(seconds(60));
+    assert!(net.is_connected(a, b) && !net.is_direct(a, b));
+    net.move_host(b, Nat::Linux("full-cone"));
+    assert!(net.run_until(seconds(20), |net| net.is_direct(a, b)).is_some(), "{:?}", net.path(a, b));
+}
+
+#[test]
+fn a_network_that_changes_while_ports_are_opened_leaves_no_socket_open() {
+    let (mut net, a, b) = pair(6, SYMMETRIC, PORT_RESTRICTED);
+    net.connect(a, b, &[]);
+    net.run_until(seconds(2), |net| net.hosts[a].sockets.len() > 100).unwrap();
+    net.move_host(a, Nat::Linux("symmetric"));
+    net.run(seconds(40));
+    assert!(net.is_connected(a, b));
+    assert!(net.hosts[a].sockets.len() < 12, "{}", net.hosts[a].sockets.len());
+}

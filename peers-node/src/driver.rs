@@ -246,6 +246,7 @@ impl Driver {
         let (now, wall) = self.clock.now();
         if now.saturating_duration_since(due) >= SUSPENDED {
             self.addresses_at = now;
+            self.streams.end_all();
             self.stack.network_changed(now, wall);
         }
         (now, wall)
@@ -258,6 +259,9 @@ impl Driver {
         let same = addresses == self.stack.local_addresses();
         if (same && change == Change::Addresses && !new_link) || !self.changes.take(now) {
             return;
+        }
+        if !same || change == Change::Way {
+            self.streams.end_all();
         }
         match (same, change) {
             (true, Change::Addresses) => self.stack.announce(now, wall),

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -63,6 +63,12 @@ impl Streams {
         }
     }
 
+    /// Ends all: the network has changed, and what is sent by them may go nowhere for minutes.
+    pub(crate) fn end_all(&mut self) {
+        // Without its queue, a stream ends.
+        self.open.clear();
+    }
+
     /// What comes next. May be cancelled at any time.
     pub(crate) async fn next(&mut self) -> Arrival {
         loop {
@@ -88,7 +94,7 @@ impl Streams {
     fn take(&mut self, arrival: Arrival) -> Option<Arrival> {
         match arrival {
             Arrival::Accepted(remote, stream) => {
-                let same = self.open.keys().filter(|address| address.ip() == remote.ip()).count();
+                let same = self.open.keys().filter(|address| host(address.ip()) == host(remote.ip())).count();
                 if self.open.len() < MAX_STREAMS && same < MAX_STREAMS_PER_HOST {
                     self.open.insert(remote, stream);
                 }
@@ -101,6 +107,14 @@ impl Streams {
             // Of a stream that was not taken: its queue is gone, and so is its task soon.
             Arrival::Datagram(remote, _) => self.open.contains_key(&remote).then_some(arrival),
         }
+    }
+}
+
+/// What one host has: an IPv4 address, or an IPv6 /64.
+fn host(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(_) => ip.to_canonical(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
     }
 }
 
@@ -194,7 +208,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use super::*;
 
