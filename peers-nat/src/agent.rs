@@ -376,6 +376,7 @@ impl Agent {
             self.stats.dropped_unknown += 1;
             return;
         }
+        self.disturb_lifetime(now, socket);
         self.arrival = socket;
         self.handle_datagram(now, wall, remote, datagram);
         (self.arrival, self.stream) = (SocketId::MAIN, None);

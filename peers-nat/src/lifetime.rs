@@ -87,6 +87,9 @@ fn pause(known: Lifetime, bounds: (Duration, Duration), no_need: bool) -> Durati
     }
 }
 
+/// Pause after a try that was disturbed.
+const VOID: Duration = Duration::from_secs(30);
+
 impl Agent {
     /// How long a path in use may be silent before it is pinged: what is known of our NAT's memory, between [`Config::keep_alive`](crate::Config::keep_alive) and
     /// [`Config::keep_alive_max`](crate::Config::keep_alive_max).
@@ -242,6 +245,16 @@ impl Agent {
         run.since = now;
         self.timers.set(Timer::Lifetime, now + pause);
         true
+    }
+
+    /// A datagram came by a socket that is to be silent: whoever sent it may have kept the flow alive, so the try is void.
+    pub(crate) fn disturb_lifetime(&mut self, now: Instant, socket: SocketId) {
+        let token = self.rng.random();
+        if let Some(run) = self.lifetimes.as_mut().filter(|run| run.socket == Some(socket) && matches!(run.step, Step::Silent)) {
+            run.token = token;
+            run.step = Step::Open { sends: 0 };
+            self.timers.set(Timer::Lifetime, now + VOID);
+        }
     }
 
     /// A probe came by the socket in hand; returns whether it was asked for here.

@@ -91,6 +91,10 @@ impl Agent {
         self.bind_socket(link, id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let unproven = peer.paths.heard(now, link, size);
+        if peer.told.is_some() && peer.told != peer.paths.selected() {
+            self.tell_path(id);
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         match plaintext.first() {
             Some(&DATA) => {
                 // Each end may have come to another relay: one path is one to watch.

@@ -187,6 +187,8 @@ impl Paths {
                 unproven = !direct.proven;
                 if unproven {
                     direct.credit = direct.credit.saturating_add(AMPLIFICATION * bytes);
+                } else {
+                    self.follow_direct(now, address);
                 }
             }
             Link::Relayed { route, .. } => {
@@ -200,6 +202,15 @@ impl Paths {
             self.select(usable.unwrap_or(link));
         }
         unproven
+    }
+
+    /// The peer speaks from `address`, which is proven, and no more from the one in use, which is as good: it keeps open the way back to where it speaks from.
+    fn follow_direct(&mut self, now: Instant, address: SocketAddr) {
+        let Some(Link::Direct(current)) = self.selected else { return };
+        let silent = |direct: &Direct| direct.address == current && now.duration_since(direct.heard) >= SILENT;
+        if current != address && rank(current) == rank(address) && self.direct.iter().any(silent) {
+            self.select(Link::Direct(address));
+        }
     }
 
     /// Whether `bytes` may be sent by `link` now; if so, they are counted.

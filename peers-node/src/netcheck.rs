@@ -172,7 +172,7 @@ fn means(found: &Behaviour, keep_alive: Duration) -> Vec<String> {
         }
         (Kind::Unknown, _) => "Your peers have not shown enough to tell what your router does: more of them may.",
         (Kind::Blocked, _) => {
-            "Nobody answers by UDP: this network blocks it, or leads nowhere. Only peers on your local network are reached."
+            "Nobody answers by UDP: this network blocks it, or leads nowhere. Peers on your local network are reached, and by TCP those with a public address, who can carry what you say to others."
         }
         (Kind::Open, _) => "Anyone reaches you directly, and you can introduce others to each other.",
         (Kind::Firewall, _) => {
