@@ -50,12 +50,15 @@ impl Agent {
             self.stats.dropped_limited += 1;
             return;
         }
-        if !self.freshness.accept(remote, timestamp) {
+        // Any number of strangers may have come since: who is known here is not forgotten for them.
+        let stale = self.peers.get(&remote).is_some_and(|peer| peer.latest >= Some(timestamp));
+        if stale || !self.freshness.accept(remote, timestamp) {
             self.stats.dropped_replayed += 1;
             return;
         }
         let association = self.rng.random();
         let peer = self.peers.entry(remote).or_insert_with(|| Box::new(Peer::new(now, association)));
+        peer.latest = Some(timestamp);
         let gone = peer.sessions.add(Keyed::new(now, session, false, Some(offer.association)));
         let earlier = peer.answered.replace(Answered { digest, response: reply.clone(), token, at: now, to: Some(link) });
         if let Link::Relayed { via, route } = link {

@@ -294,7 +294,9 @@ impl Agent {
             }
         }
         for flow in run.flows.iter_mut().filter(|flow| flow.seen.is_none() && flow.tokens.len() < SENDS as usize) {
-            flow.tokens.extend(self.ask_reflection_at(now, flow.by, run.sockets[flow.socket], None, flow.second));
+            if flow.second.is_none_or(|at| self.ledger.take(now, at, true)) {
+                flow.tokens.extend(self.ask_reflection_at(now, flow.by, run.sockets[flow.socket], None, flow.second));
+            }
         }
         if run.round >= 2
             && let (Some(a), Some(b)) = (run.seen(0), run.seen(1))
@@ -305,7 +307,7 @@ impl Agent {
             let tag = run.hairpin.map_or_else(|| self.rng.random(), |(tag, _)| tag);
             run.hairpin.get_or_insert((tag, false));
             for (socket, address) in [(run.sockets[0], b), (run.sockets[1], a)] {
-                if self.ledger.take(now, address) {
+                if self.ledger.take(now, address, true) {
                     let probe = Probe { tag, token: self.rng.random() }.encode(address, &mut self.rng);
                     self.push_by(socket, None, address, probe);
                 }
@@ -367,7 +369,7 @@ impl Agent {
     fn next_second(&mut self, now: Instant, id: PeerId) {
         let Some(mut run) = self.check.run.take() else { return };
         for flow in run.flows.iter_mut().filter(|flow| flow.by == id && flow.second.is_some()) {
-            if flow.second.is_some_and(|at| self.ledger.take(now, at)) {
+            if flow.second.is_some_and(|at| self.ledger.take(now, at, true)) {
                 flow.tokens.extend(self.ask_reflection_at(now, id, run.sockets[flow.socket], None, flow.second));
             }
         }

@@ -217,6 +217,11 @@ impl Agent {
 
     /// Learns that `relay` passes on to `far` on `route`.
     pub(crate) fn learn_relay(&mut self, now: Instant, far: PeerId, relay: PeerId, route: Route) {
+        // Routes are chosen at random: who names that of another relay has seen it pass, and means harm.
+        if self.routes.get(&route).is_some_and(|(via, _)| *via != relay) {
+            self.stats.dropped_relayed += 1;
+            return;
+        }
         if let Some(peer) = self.peers.get_mut(&far) {
             if let Some(replaced) = peer.paths.add_relay(now, relay, route) {
                 self.routes.remove(&replaced);
@@ -249,7 +254,8 @@ impl Agent {
     /// `relay` sees `id` at `seen`, which is believed as far as the relay's own address reaches; `id` itself names `candidates`.
     pub(crate) fn introduced_by(&mut self, now: Instant, id: PeerId, relay: PeerId, seen: SocketAddr, candidates: &[SocketAddr]) {
         let relay_address = self.peers.get(&relay).and_then(|relay| relay.paths.proven_address());
-        let believed = relay_address.is_some_and(|relay| address::may_probe(seen, relay, self.reflexive.addresses()));
+        // That it shares our own address outside is the relay's word alone: from out there it names nobody near.
+        let believed = relay_address.is_some_and(|relay| address::may_probe(seen, relay, core::iter::empty()));
         if let (true, Some(peer)) = (believed, self.peers.get_mut(&id)) {
             peer.paths.set_introduced_at(seen);
             self.probe_candidates(now, id, seen, &[seen]);
@@ -262,7 +268,7 @@ impl Agent {
         let own = self.candidates();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         for candidate in candidates {
-            if !own.contains(candidate) && address::may_probe(*candidate, seen, self.reflexive.addresses()) {
+            if !own.contains(candidate) && address::may_probe(*candidate, seen, self.reflexive.mostly().into_iter()) {
                 let doubt = peer.in_doubt();
                 peer.paths.probe(now, *candidate, doubt);
             }
@@ -285,7 +291,7 @@ impl Agent {
     fn probe(&mut self, now: Instant, id: PeerId, address: SocketAddr, before: usize) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.sessions.current.is_some() {
-            if self.may_probe(now, address) {
+            if self.may_probe(now, id, address) {
                 self.stats.probes += 1;
                 self.probe_with_ping(now, id, address);
             }
@@ -304,19 +310,19 @@ impl Agent {
             }
             _ => None,
         };
-        if let Some(handshake) = handshake.filter(|_| self.may_probe(now, address)) {
+        if let Some(handshake) = handshake.filter(|_| self.may_probe(now, id, address)) {
             self.stats.probes += 1;
             self.push(address, handshake);
         }
-        if introduced && !turn && self.may_probe(now, address) {
+        if introduced && !turn && self.may_probe(now, id, address) {
             let by_stream = before == 0 && self.needs_streams();
             self.send_probe(id, if by_stream { SocketId::STREAM } else { self.sockets.of(address) }, None, address);
         }
     }
 
     /// Whether one more probe may go to `address`; it is counted.
-    fn may_probe(&mut self, now: Instant, address: SocketAddr) -> bool {
-        let may = self.ledger.take(now, address);
+    fn may_probe(&mut self, now: Instant, id: PeerId, address: SocketAddr) -> bool {
+        let may = self.ledger.take(now, address, self.wanted.contains_key(&id));
         self.stats.unsent += u64::from(!may);
         may
     }

@@ -22,6 +22,8 @@ mod agent;
 #[cfg(test)]
 mod aim_tests;
 mod answer;
+#[cfg(test)]
+mod attack_tests;
 mod beacon;
 mod check;
 mod classify;

@@ -54,10 +54,13 @@ const MAX_PROBED: usize = 512;
 
 impl Ledger {
     /// Whether one more probe may go to `address` now; if so, it is counted.
-    pub(crate) fn take(&mut self, now: Instant, address: SocketAddr) -> bool {
-        if self.probes.len() >= MAX_PROBED && !self.probes.contains_key(&address) {
+    ///
+    /// `wanted`: the user asked for who may be there; for the sake of all others, half as many addresses are probed, so that they cannot keep us from probing.
+    pub(crate) fn take(&mut self, now: Instant, address: SocketAddr, wanted: bool) -> bool {
+        let most = if wanted { MAX_PROBED } else { MAX_PROBED / 2 };
+        if self.probes.len() >= most && !self.probes.contains_key(&address) {
             self.probes.retain(|_, (_, since)| now.duration_since(*since) < PROBE_WINDOW);
-            if self.probes.len() >= MAX_PROBED {
+            if self.probes.len() >= most {
                 return false;
             }
         }
@@ -90,15 +93,15 @@ mod tests {
     fn an_introduced_address_gets_at_most_eight_probes_a_minute() {
         let (start, mut ledger) = (epoch(), Ledger::default());
         let address = "192.0.2.1:1".parse().unwrap();
-        assert_eq!((0..100u32).filter(|i| ledger.take(start + Duration::from_millis(500) * *i, address)).count(), 8);
-        assert!(ledger.take(start + PROBE_WINDOW, address));
+        assert_eq!((0..100u32).filter(|i| ledger.take(start + Duration::from_millis(500) * *i, address, true)).count(), 8);
+        assert!(ledger.take(start + PROBE_WINDOW, address, true));
     }
 
     #[test]
     fn the_ledger_is_bounded_and_refuses_when_full() {
         let (start, mut ledger) = (epoch(), Ledger::default());
         let address = |port: usize| SocketAddr::from(([192, 0, 2, 1], u16::try_from(port).unwrap()));
-        assert_eq!((1..2000).filter(|port| ledger.take(start, address(*port))).count(), MAX_PROBED);
-        assert!(ledger.take(start + PROBE_WINDOW, address(1999)));
+        assert_eq!((1..2000).filter(|port| ledger.take(start, address(*port), true)).count(), MAX_PROBED);
+        assert!(ledger.take(start + PROBE_WINDOW, address(1999), true));
     }
 }

@@ -602,7 +602,7 @@ impl Agent {
         self.end_punch(id);
         let Some(peer) = self.peers.remove(&id) else { return };
         for tag in peer.tags.into_iter().flatten() {
-            self.tags.remove(&tag);
+            self.forget_tag(id, tag);
         }
         for index in peer.sessions.indices() {
             self.indices.remove(&index);

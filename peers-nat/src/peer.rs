@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peers_crypto::{DATA_HEADER, Initiator};
-use peers_wire::PeerId;
+use peers_wire::{PeerId, Timestamp};
 
 use crate::control::{Association, Token};
 use crate::limits::Bucket;
@@ -53,6 +53,8 @@ pub(crate) struct Peer {
     /// Who was asked to introduce us to this peer by the last dial.
     pub(crate) introducers: Vec<PeerId>,
     pub(crate) answered: Option<Answered>,
+    /// The time of its latest initiation.
+    pub(crate) latest: Option<Timestamp>,
     pub(crate) introductions: Bucket,
     pub(crate) samples: Bucket,
     pub(crate) reflections: Bucket,
@@ -154,6 +156,7 @@ impl Peer {
             dial: None,
             introducers: Vec::new(),
             answered: None,
+            latest: None,
             introductions: Bucket::new(INTRODUCTIONS.0, INTRODUCTIONS.1),
             samples: Bucket::new(SAMPLES.0, SAMPLES.1),
             reflections: Bucket::new(REFLECTIONS.0, REFLECTIONS.1),

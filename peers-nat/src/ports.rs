@@ -55,7 +55,7 @@ const MAX_BLOCK: u16 = 4096;
 
 /// What the public `ports` of new sockets, in the order they first sent, tell. None if they are too few.
 pub(crate) fn judge(ports: &[u16]) -> Option<Allocation> {
-    if ports.len() < MIN_PORTS {
+    if ports.len() < MIN_PORTS || ports.contains(&0) {
         return None;
     }
     let steps = |up: bool| {

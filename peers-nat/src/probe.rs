@@ -57,38 +57,50 @@ impl Agent {
     /// Agrees on a tag with a peer, beside the one agreed on before: either end may have begun a handshake.
     pub(crate) fn agree_on_tag(&mut self, id: PeerId, tag: Tag) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let [latest, earlier] = &mut peer.tags;
+        let [_, earlier] = &mut peer.tags;
         if let Some(old) = earlier.take() {
-            self.tags.remove(&old);
+            self.forget_tag(id, old);
         }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let [latest, earlier] = &mut peer.tags;
         *earlier = latest.replace(tag);
-        self.tags.insert(tag, id);
+        // Whoever has seen another's tag pass does not get its probes by naming it, too.
+        self.tags.entry(tag).or_insert(id);
+    }
+
+    /// Forgets a tag of `id`.
+    pub(crate) fn forget_tag(&mut self, id: PeerId, tag: Tag) {
+        if self.tags.get(&tag) == Some(&id) {
+            self.tags.remove(&tag);
+        }
     }
 
     /// What a probe with `tag` to `address` is to be answered with: known to us and whoever receives there.
-    fn token(&self, tag: Tag, address: SocketAddr) -> Token {
+    fn token(&self, id: PeerId, tag: Tag, address: SocketAddr) -> Token {
         let address = address.to_string();
-        let digest = hash(&[b"peers probe", &self.secret, &tag.to_be_bytes(), address.as_bytes()]);
+        let digest = hash(&[b"peers probe", &self.secret, &id.0, &tag.to_be_bytes(), address.as_bytes()]);
         u64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
     }
 
     /// Whether `token` is that of a probe that we sent to `address`: whoever has it receives there.
     pub(crate) fn is_token(&self, id: PeerId, address: SocketAddr, token: Token) -> bool {
         let tags = self.peers.get(&id).map_or([None; 2], |peer| peer.tags);
-        tags.into_iter().flatten().any(|tag| self.token(tag, address) == token)
+        tags.into_iter().flatten().any(|tag| self.token(id, tag, address) == token)
     }
 
     /// Sends a probe for `id` to `address`. The caller has counted it.
     pub(crate) fn send_probe(&mut self, id: PeerId, socket: SocketId, ttl: Option<u8>, address: SocketAddr) {
         let Some(tag) = self.peers.get(&id).and_then(|peer| peer.tags[0]) else { return };
-        let probe = Probe { tag, token: self.token(tag, address) }.encode(address, &mut self.rng);
+        let probe = Probe { tag, token: self.token(id, tag, address) }.encode(address, &mut self.rng);
         self.stats.probes += 1;
         self.push_by(socket, ttl, address, probe);
     }
 
     /// A probe came: it is answered inside the session with the peer that its tag names, if there is one yet, or as soon as there is.
     pub(crate) fn on_probe(&mut self, now: Instant, remote: SocketAddr, datagram: &[u8]) {
-        let Some(probe) = Probe::decode(datagram) else {
+        // What is answered to an IPv6 address is longer: so has the probe to be.
+        let long_enough = datagram.len() >= if remote.is_ipv4() { LENGTHS.0 } else { LENGTHS.1 };
+        let Some(probe) = Probe::decode(datagram).filter(|_| long_enough) else {
             self.stats.dropped_malformed += 1;
             return;
         };

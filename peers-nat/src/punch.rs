@@ -69,6 +69,8 @@ pub(crate) struct Punch {
     found: Option<(SocketId, Instant)>,
     /// What the other end said of the ports that it has opened.
     told: Option<(u16, u16, u16)>,
+    /// Where the relay saw the other end when this began: a later word does not move what is under way.
+    target: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -130,11 +132,14 @@ pub(crate) struct Sprays {
 
 impl Sprays {
     /// Whether one more may go to `address` now; it is counted.
-    fn take(&mut self, now: Instant, address: IpAddr) -> bool {
+    ///
+    /// `wanted`: the user asked for the peer; all others share half of what there is, so that they cannot use it up.
+    fn take(&mut self, now: Instant, address: IpAddr, wanted: bool) -> bool {
         self.recent.retain(|(_, at)| now.duration_since(*at) < SPRAY_WINDOW);
         let network = network(address);
         let same = self.recent.iter().filter(|(recent, _)| *recent == network).count();
-        let may = same < SPRAYS.0 && self.recent.len() < SPRAYS.1;
+        let most = if wanted { SPRAYS.1 } else { SPRAYS.1 / 2 };
+        let may = same < SPRAYS.0 && self.recent.len() < most;
         if may {
             self.recent.push_back((network, now));
         }
@@ -174,7 +179,8 @@ impl Peer {
     /// Where its NAT is, if a relay that we reach it through has said so.
     fn attested(&self) -> Option<SocketAddr> {
         let relayed = matches!(self.paths.selected(), None | Some(Link::Relayed { .. }));
-        self.paths.introduced_at().filter(|address| relayed && address.is_ipv4())
+        let begun = self.punch.as_ref().map(|punch| punch.target);
+        self.paths.introduced_at().map(|seen| begun.unwrap_or(seen)).filter(|address| relayed && address.is_ipv4())
     }
 }
 
@@ -194,6 +200,7 @@ impl Agent {
         }
         self.end_punch(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(target) = peer.attested() else { return };
         peer.punch = Some(Box::new(Punch {
             theirs,
             wanted,
@@ -203,6 +210,7 @@ impl Agent {
             canary: None,
             found: None,
             told: None,
+            target,
         }));
         let probed = peer.paths.probed_since().unwrap_or(now);
         let rtt = via.and_then(|via| self.peers.get(&via)).and_then(|relay| relay.paths.rtt()).unwrap_or_default();
@@ -259,7 +267,7 @@ impl Agent {
         }
         if matches!(part, Role::Opens | Role::Steps) && !counted {
             // What is sent to open ports is sent to an address that others have named, as probes are.
-            if !self.sprays.take(now, target.ip()) {
+            if !self.sprays.take(now, target.ip(), self.wanted.contains_key(&id)) {
                 self.stats.dropped_limited += 1;
                 self.attempt_failed(now, id);
                 return;
@@ -452,7 +460,7 @@ impl Agent {
         if opened == 0 {
             return;
         }
-        if !self.sprays.take(now, target.ip()) {
+        if !self.sprays.take(now, target.ip(), self.wanted.contains_key(&id)) {
             self.stats.dropped_limited += 1;
             return;
         }
@@ -506,7 +514,8 @@ impl Agent {
 
     /// The peer stays behind its relay; the initiator tries again, less and less often.
     fn attempt_failed(&mut self, now: Instant, id: PeerId) {
-        let punch = self.peers.get(&id).and_then(|peer| peer.punch.as_ref());
+        // Strangers, and the relays that introduce them, teach us nothing that others have to bear.
+        let punch = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()).filter(|_| self.wanted.contains_key(&id));
         if let Some(punch) = punch.filter(|punch| punch.canary.is_some()) {
             self.survey.most = Some(u16::try_from(punch.sockets.len() / QUOTA_STEP).unwrap_or(u16::MAX).max(QUOTA_FLOOR));
         }
@@ -543,8 +552,9 @@ mod tests {
     fn sprays_of_one_network_are_rare_and_so_are_all_together() {
         let (now, mut sprays) = (epoch(), Sprays::default());
         let address = |n: u8, host: u8| IpAddr::from([50, 0, n, host]);
-        assert_eq!((0..10).filter(|host| sprays.take(now, address(1, *host))).count(), SPRAYS.0);
-        assert_eq!((2..200).filter(|n| sprays.take(now, address(*n, 1))).count(), SPRAYS.1 - SPRAYS.0);
-        assert!(sprays.take(now + SPRAY_WINDOW, address(1, 1)));
+        assert_eq!((0..10).filter(|host| sprays.take(now, address(1, *host), true)).count(), SPRAYS.0);
+        assert_eq!((2..200).filter(|n| sprays.take(now, address(*n, 1), false)).count(), SPRAYS.1 / 2 - SPRAYS.0);
+        assert_eq!((2..200).filter(|n| sprays.take(now, address(*n, 1), true)).count(), SPRAYS.1 / 2);
+        assert!(sprays.take(now + SPRAY_WINDOW, address(1, 1), false));
     }
 }

@@ -55,6 +55,13 @@ impl Reflexive {
         self.counted().into_iter().filter(|(_, count)| *count > 1).map(|(address, _)| address)
     }
 
+    /// The reported addresses whose host half of the reporters or more agree on, by family: one liar among several does not move us behind another NAT.
+    pub(crate) fn mostly(&self) -> Vec<SocketAddr> {
+        let of = |matches: &dyn Fn(&SocketAddr) -> bool| self.reports.values().filter(|seen| matches(seen)).count();
+        let most = |address: &SocketAddr| 2 * of(&|seen| seen.ip() == address.ip()) >= of(&|seen| seen.is_ipv4() == address.is_ipv4());
+        self.addresses().filter(most).collect()
+    }
+
     fn counted(&self) -> Vec<(SocketAddr, usize)> {
         let mut counts: BTreeMap<SocketAddr, usize> = BTreeMap::new();
         for seen in self.reports.values() {

@@ -17,6 +17,8 @@ use crate::paths::Link;
 const MAX_STREAMS: usize = 256;
 /// Most auxiliary sockets at once.
 pub(crate) const MAX_AUXILIARY: usize = 640;
+/// Most addresses of one peer that are spoken to by auxiliary sockets.
+const MAX_BOUND_EACH: usize = 8;
 /// A socket that carries a session is kept for so long after each look at it.
 const IN_USE: Duration = Duration::from_secs(60);
 
@@ -84,7 +86,9 @@ impl Sockets {
 
     /// `peer` was heard by `socket`, and is spoken to by it from now on.
     fn bind(&mut self, address: SocketAddr, socket: SocketId, peer: PeerId) {
-        if self.open.contains_key(&socket) {
+        // Whoever sends from ever new addresses has no more of them bound than are kept as paths.
+        let of_peer = self.bound.iter().filter(|(bound, (_, by))| *by == peer && **bound != address).count();
+        if self.open.contains_key(&socket) && of_peer < MAX_BOUND_EACH {
             self.bound.insert(address, (socket, peer));
         }
     }
@@ -135,6 +139,11 @@ impl Agent {
         self.sockets.streams.remove(&address);
     }
 
+    /// Whether `address` is a proven one of a peer other than `but`.
+    fn is_anybodys(&self, address: SocketAddr, but: Option<PeerId>) -> bool {
+        self.connected.iter().any(|id| Some(*id) != but && self.peers.get(id).is_some_and(|peer| peer.paths.is_at(address)))
+    }
+
     /// Where `link` ends for the NATs between, as long as it is not a stream: what is true of a stream's port is not of a socket's.
     pub(crate) fn observed_at(&self, link: Link) -> Option<SocketAddr> {
         link.address().filter(|address| self.stream != Some(*address) && self.sockets.of(*address) != SocketId::STREAM)
@@ -142,7 +151,8 @@ impl Agent {
 
     /// Nothing but streams seems to leave this network.
     pub(crate) fn needs_streams(&self) -> bool {
-        !self.check.is_heard() && !self.sockets.streams.is_empty()
+        // A stream alone is anybody's: a peer has to be at its other end.
+        self.config.streams && !self.check.is_heard() && self.sockets.streams.iter().any(|address| self.is_anybodys(*address, None))
     }
 
     /// Opens an auxiliary socket for `time`.
@@ -164,14 +174,16 @@ impl Agent {
         let Link::Direct(address) = link else { return };
         let is_at = self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address));
         if self.arrival == SocketId::MAIN {
-            // UDP passes after all.
-            self.sockets.streams.remove(&address);
+            // UDP passes after all. But another's source address proves nothing.
+            if self.sockets.streams.contains(&address) && !self.is_anybodys(address, Some(id)) {
+                self.sockets.streams.remove(&address);
+            }
         } else if self.arrival == SocketId::STREAM {
-            // An address that is proven by UDP stays with it.
-            if !is_at {
+            // An address that is proven by UDP stays with it, whoever has the port by TCP.
+            if !is_at && !self.is_anybodys(address, Some(id)) {
                 self.sockets.add_stream(address);
             }
-        } else if !is_at || !self.sockets.bound.contains_key(&address) {
+        } else if (!is_at || !self.sockets.bound.contains_key(&address)) && !self.is_anybodys(address, Some(id)) {
             self.sockets.bind(address, self.arrival, id);
         }
     }

@@ -4,6 +4,7 @@ use core::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use peers_wire::PeerId;
+use rand::RngExt;
 
 use crate::address::{self, Scope};
 use crate::agent::{Agent, Timer};
@@ -93,7 +94,15 @@ impl Agent {
             let address = self.peers.get(id).and_then(|peer| peer.paths.proven_address());
             address.is_some_and(|address| address.is_ipv4() && address::scope(address) == Some(Scope::Global))
         };
-        let Some(by) = self.connected.iter().copied().find(usable) else { return };
+        // Ids can be chosen: it is not always the first. Those that the user chose come before others.
+        let mut usable: Vec<PeerId> = self.connected.iter().copied().filter(usable).collect();
+        if usable.iter().any(|id| self.wanted.contains_key(id)) {
+            usable.retain(|id| self.wanted.contains_key(id));
+        }
+        if usable.is_empty() {
+            return;
+        }
+        let by = usable[self.rng.random_range(0..usable.len())];
         let sockets: Vec<SocketId> = (0..=SOCKETS).map_while(|_| self.open_socket(now, TIME.1)).collect();
         let Some((first, others)) = sockets.split_first() else { return };
         // These answers come first, if no datagram overtakes another.
@@ -112,7 +121,7 @@ impl Agent {
             return true;
         }
         let Some((_, port)) = survey.asked.iter_mut().find(|(asked, _)| *asked == token) else { return false };
-        *port = Some(observed.port());
+        *port = Some(observed.port()).filter(|port| *port != 0);
         debug_assert_eq!(reflection.ttl, None, "it may pass any number of routers");
         if survey.asked.iter().all(|(_, port)| port.is_some()) {
             self.end_survey(now);

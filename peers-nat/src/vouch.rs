@@ -119,7 +119,7 @@ impl Agent {
     /// `from` has seen the address of a peer of its, and asks for one probe to it.
     pub(crate) fn on_vouch(&mut self, now: Instant, from: PeerId, token: Token, address: SocketAddr) {
         let seen = self.peers.get(&from).and_then(|peer| peer.paths.proven_address());
-        let believed = seen.is_some_and(|seen| address::may_probe(address, seen, self.reflexive.addresses()));
+        let believed = seen.is_some_and(|seen| address::may_probe(address, seen, core::iter::empty()));
         if !believed || self.candidates().contains(&address) || !self.may_test(now, from) {
             self.stats.dropped_limited += 1;
             return;
@@ -151,7 +151,7 @@ impl Agent {
     }
 
     fn probe_for(&mut self, now: Instant, socket: SocketId, address: SocketAddr, token: Token) {
-        if !self.ledger.take(now, address) {
+        if !self.ledger.take(now, address, false) {
             self.stats.unsent += 1;
             return;
         }
