@@ -182,13 +182,16 @@ impl Paths {
         let mut unproven = false;
         match link {
             Link::Direct(address) => {
+                let moved = self.seems_moved(now, address);
                 let direct = self.direct_mut(now, address);
+                if moved && direct.proven {
+                    // What was true once is to be shown again: the datagram may be a copy that someone else sends from there.
+                    (direct.proven, direct.credit, direct.first_heard, direct.pinged) = (false, 0, now, None);
+                }
                 direct.heard = now;
                 unproven = !direct.proven;
                 if unproven {
                     direct.credit = direct.credit.saturating_add(AMPLIFICATION * bytes);
-                } else {
-                    self.follow_direct(now, address);
                 }
             }
             Link::Relayed { route, .. } => {
@@ -204,13 +207,11 @@ impl Paths {
         unproven
     }
 
-    /// The peer speaks from `address`, which is proven, and no more from the one in use, which is as good: it keeps open the way back to where it speaks from.
-    fn follow_direct(&mut self, now: Instant, address: SocketAddr) {
-        let Some(Link::Direct(current)) = self.selected else { return };
+    /// Whether the peer speaks from `address`, proven once, and no more from the one in use, which is as good: it keeps open the way back to where it speaks from.
+    fn seems_moved(&self, now: Instant, address: SocketAddr) -> bool {
+        let Some(Link::Direct(current)) = self.selected else { return false };
         let silent = |direct: &Direct| direct.address == current && now.duration_since(direct.heard) >= SILENT;
-        if current != address && rank(current) == rank(address) && self.direct.iter().any(silent) {
-            self.select(Link::Direct(address));
-        }
+        current != address && rank(current) == rank(address) && self.direct.iter().any(silent)
     }
 
     /// Whether `bytes` may be sent by `link` now; if so, they are counted.

@@ -2,7 +2,7 @@
 //!
 //! What the agent says of streams holds: they are as unreliable as datagrams (a queue that is full drops), and nobody is believed for having one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(crate) enum Arrival {
 #[derive(Debug)]
 pub(crate) struct Streams {
     open: HashMap<SocketAddr, mpsc::Sender<Bytes>>,
+    /// Those of them that others have made.
+    accepted: HashSet<SocketAddr>,
     arrivals: mpsc::Receiver<Arrival>,
     sender: mpsc::Sender<Arrival>,
     tasks: JoinSet<()>,
@@ -46,7 +48,7 @@ impl Streams {
                 Err(error) => tracing::warn!("peers without UDP do not reach {address}: TCP cannot be listened on there: {error}"),
             }
         }
-        Self { open: HashMap::new(), arrivals, sender, tasks }
+        Self { open: HashMap::new(), accepted: HashSet::new(), arrivals, sender, tasks }
     }
 
     /// Sends a datagram to `destination`, by a stream that is connected if there is none. Without room it is lost.
@@ -95,7 +97,10 @@ impl Streams {
         match arrival {
             Arrival::Accepted(remote, stream) => {
                 let same = self.open.keys().filter(|address| host(address.ip()) == host(remote.ip())).count();
-                if self.open.len() < MAX_STREAMS && same < MAX_STREAMS_PER_HOST {
+                // Half of the room is for those that this node makes.
+                self.accepted.retain(|remote| self.open.contains_key(remote));
+                if self.accepted.len() < MAX_STREAMS / 2 && same < MAX_STREAMS_PER_HOST && !self.open.contains_key(&remote) {
+                    self.accepted.insert(remote);
                     self.open.insert(remote, stream);
                 }
                 None
