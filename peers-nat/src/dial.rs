@@ -319,7 +319,7 @@ impl Agent {
         // Only who receives at the single address that it was sent to can have answered.
         let proven = dial.addresses == link.address().as_slice() && peer.introducers.is_empty() && !dial.probed;
         let index = finished.session.local_index();
-        self.bind_socket(link, id);
+        self.bind_socket(now, link, id);
         if let (Link::Direct(address), SocketId::STREAM) = (link, self.arrival) {
             self.on_unanswered(address);
         }

@@ -88,7 +88,7 @@ impl Agent {
         {
             return;
         }
-        self.bind_socket(link, id);
+        self.bind_socket(now, link, id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let unproven = peer.paths.heard(now, link, size);
         if peer.told.is_some() && peer.told != peer.paths.selected() {

@@ -170,7 +170,7 @@ impl Agent {
     /// The peer `id` was heard by `link`, by the socket that the datagram in hand came by.
     ///
     /// If the peer has been found by another one before, that stays in use: it is its mapping that is kept open.
-    pub(crate) fn bind_socket(&mut self, link: Link, id: PeerId) {
+    pub(crate) fn bind_socket(&mut self, now: Instant, link: Link, id: PeerId) {
         let Link::Direct(address) = link else { return };
         let is_at = self.peers.get(&id).is_some_and(|peer| peer.paths.is_at(address));
         if self.arrival == SocketId::MAIN {
@@ -184,7 +184,10 @@ impl Agent {
                 self.sockets.add_stream(address);
             }
         } else if (!is_at || !self.sockets.bound.contains_key(&address)) && !self.is_anybodys(address, Some(id)) {
-            self.sockets.bind(address, self.arrival, id);
+            // Of several that the peer has found, both ends keep to the first.
+            if self.peers.get_mut(&id).is_none_or(|peer| peer.is_found(now, self.arrival)) {
+                self.sockets.bind(address, self.arrival, id);
+            }
         }
     }
 
