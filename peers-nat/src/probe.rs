@@ -78,7 +78,7 @@ impl Agent {
     /// What a probe with `tag` to `address` is to be answered with: known to us and whoever receives there.
     fn token(&self, id: PeerId, tag: Tag, address: SocketAddr) -> Token {
         let address = address.to_string();
-        let digest = hash(&[b"peers probe", &self.secret, &id.0, &tag.to_be_bytes(), address.as_bytes()]);
+        let digest = hash(&[b"peers token of a probe", &self.secret, &id.0, &tag.to_be_bytes(), address.as_bytes()]);
         u64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
     }
 
