@@ -13,10 +13,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use peers_wire::PeerId;
+use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::agent::{Agent, Timer};
-use crate::control::{Control, Token};
+use crate::control::{self, Control, Token};
 use crate::liveness::PUNCHES;
 use crate::output::SocketId;
 use crate::paths::Link;
@@ -47,6 +48,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// After a NAT has stopped giving out ports, so much fewer are opened to the next peer, but at least so many.
 const QUOTA_STEP: usize = 4;
 const QUOTA_FLOOR: u16 = 16;
+/// Pauses before the word of opened ports is repeated, the first after it was said once; after the last they are closed.
+const SAID_AGAIN: [Duration; 4] =
+    [Duration::from_millis(500), Duration::from_millis(500), Duration::from_secs(1), OPEN_TIME.saturating_sub(Duration::from_secs(2))];
 /// Pause before looking again whether another attempt is over.
 const BUSY: Duration = Duration::from_millis(250);
 /// Attempts that spray the addresses of one network, and all, within [`SPRAY_WINDOW`].
@@ -67,6 +71,9 @@ pub(crate) struct Punch {
     canary: Option<Token>,
     /// The socket that the other end has found, and when.
     found: Option<(SocketId, Instant)>,
+    /// What we said of the ports that we have opened, and how often.
+    said: Option<(u16, u16, u16)>,
+    times: usize,
     /// What the other end said of the ports that it has opened.
     told: Option<(u16, u16, u16)>,
     /// Where the relay saw the other end when this began: a later word does not move what is under way.
@@ -209,6 +216,8 @@ impl Agent {
             sockets: Vec::new(),
             canary: None,
             found: None,
+            said: None,
+            times: 0,
             told: None,
             target,
         }));
@@ -244,6 +253,7 @@ impl Agent {
             Stage::Opening { left } => self.open_ports(now, id, target, left),
             Stage::Spraying { ports, since, sent } => self.spray(now, id, target, ports, since, sent),
             Stage::Stepping { passes } => self.step(now, id, target, passes),
+            Stage::Listening if self.say_again(now, id) => {}
             Stage::Bracketing { .. } | Stage::Listening | Stage::Over => self.attempt_failed(now, id),
         }
     }
@@ -345,7 +355,7 @@ impl Agent {
         if left > batch {
             self.stage(id, now + OPENING.1, Stage::Opening { left: left - batch });
         } else {
-            self.stage(id, now + OPEN_TIME, Stage::Listening);
+            self.stage(id, now + SAID_AGAIN[0], Stage::Listening);
             self.look_for_quota(now, id);
         }
     }
@@ -360,9 +370,42 @@ impl Agent {
         }
     }
 
+    /// Says again which ports are open, as the word may have been lost; returns whether it was not said often enough yet.
+    fn say_again(&mut self, now: Instant, id: PeerId) -> bool {
+        let Some(punch) = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()) else { return false };
+        let (Some((low, high, opened)), Some(pause)) = (punch.said, SAID_AGAIN.get(punch.times).copied()) else { return false };
+        let (found, target) = (punch.found, punch.target);
+        if let Some(punch) = self.peers.get_mut(&id).and_then(|peer| peer.punch.as_mut()).filter(|punch| punch.found.is_some()) {
+            punch.times += 1;
+        }
+        match found {
+            // It was found, and what followed was lost.
+            Some((socket, _)) => self.ping_by(now, id, socket, target),
+            None => self.say_opened(now, id, low, high, opened),
+        }
+        self.stage(id, now + pause, Stage::Listening);
+        true
+    }
+
+    /// Asks the other end, by the socket that it has found, whether it hears us.
+    fn ping_by(&mut self, now: Instant, id: PeerId, socket: SocketId, target: SocketAddr) {
+        let token = self.rng.random();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.paths.pinged(now, Link::Direct(target), token);
+        let ping = Control::Ping { token, association: peer.association, observed: Some(target) };
+        let Some(keyed) = peer.sessions.newest() else { return };
+        let mut datagram = Vec::with_capacity(64);
+        keyed.session.seal(&control::plaintext(&[ping]), &mut datagram);
+        self.push_by(socket, None, target, datagram);
+    }
+
     /// Tells the other end, through the relay, which ports are open to it.
     fn say_opened(&mut self, now: Instant, id: PeerId, low: u16, high: u16, opened: u16) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(punch) = peer.punch.as_mut() {
+            punch.said = Some((low, high, opened));
+            punch.times += 1;
+        }
         let relayed = peer.paths.usable(now).find(|link| link.address().is_none());
         let index = peer.sessions.newest().map(|keyed| keyed.session.local_index());
         if let Some(link) = relayed {
@@ -419,14 +462,14 @@ impl Agent {
             // The last one given out: both ends go on from there.
             Some((id, ports, 0)) => {
                 self.say_opened(now, id, ports[0], ports[0], 0);
-                self.stage(id, now + OPEN_TIME, Stage::Listening);
+                self.stage(id, now + SAID_AGAIN[0], Stage::Listening);
                 self.begin_to_step(now, id);
             }
             Some((id, ports, opened)) => {
                 let (low, high) = (ports[0].min(ports[ports.len() - 1]), ports[0].max(ports[ports.len() - 1]));
                 if high - low <= MAX_BRACKET {
                     self.say_opened(now, id, low, high, opened);
-                    self.stage(id, now + OPEN_TIME, Stage::Listening);
+                    self.stage(id, now + SAID_AGAIN[0], Stage::Listening);
                 } else {
                     self.attempt_failed(now, id);
                 }
@@ -503,6 +546,12 @@ impl Agent {
         if passes == STEPS.1 {
             self.stage(id, now + ANSWER_TIME, Stage::Over);
             return;
+        }
+        if passes > 0 {
+            // The other end may not have heard it.
+            if let Some((low, high, opened)) = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()).and_then(|punch| punch.said) {
+                self.say_opened(now, id, low, high, opened);
+            }
         }
         let stride = if self.key.id() < id { 1 } else { 2 };
         // Our NAT gives the first of them the port after the one that the other end knows: that is what lets the two sequences cross.

@@ -193,3 +193,15 @@ fn a_network_that_changes_while_ports_are_opened_leaves_no_socket_open() {
     assert!(net.is_connected(a, b));
     assert!(net.hosts[a].sockets.len() < 12, "{}", net.hosts[a].sockets.len());
 }
+
+#[test]
+fn loss_delays_a_punched_path_and_seldom_prevents_it() {
+    let mut direct = 0;
+    for seed in 0..40 {
+        let (mut net, a, b) = pair(seed, SYMMETRIC, PORT_RESTRICTED);
+        net.loss = 0.05;
+        net.connect(a, b, &[]);
+        direct += usize::from(net.run_until(seconds(6), |net| net.is_direct(a, b)).is_some());
+    }
+    assert!(direct >= 34, "{direct} of 40");
+}
