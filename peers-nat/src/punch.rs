@@ -267,10 +267,9 @@ impl Agent {
 
     /// Ordinary probes have not done.
     fn choose(&mut self, now: Instant, id: PeerId, target: SocketAddr) {
-        let Some(punch) = self.peers.get_mut(&id).and_then(|peer| peer.punch.as_mut()) else { return };
-        let (theirs, told, wanted) = (punch.theirs, punch.told, punch.wanted);
+        let Some(punch) = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()) else { return };
+        let (theirs, told, wanted, counted) = (punch.theirs, punch.told, punch.wanted, punch.counted);
         let part = role(self.mapping(), theirs, self.key.id() < id);
-        let counted = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()).is_some_and(|punch| punch.counted);
         if part == Role::Opens && !wanted && self.mapping() != Mapping::Sequential {
             self.end_punch(id);
             return;
@@ -295,7 +294,7 @@ impl Agent {
                 }
             }
             Role::Opens | Role::Steps if !self.survey.is_done() => {
-                // Without a peer to ask, what is most common is taken for granted.
+                // Without a peer out there to ask, all that is left is to wait for what the other end does.
                 if !self.survey.is_under_way() {
                     self.begin_survey(now);
                 }
@@ -539,6 +538,7 @@ impl Agent {
     /// Sends a probe to each of the ports that the other end's NAT gives out next, from ports that ours gives out one after the other.
     fn step(&mut self, now: Instant, id: PeerId, target: SocketAddr, passes: u8) {
         let Some(punch) = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()) else { return };
+        let said = punch.said.filter(|_| passes > 0);
         let (Some((last, _, 0)), Some(socket)) = (punch.told, punch.sockets.first().copied()) else {
             self.attempt_failed(now, id);
             return;
@@ -547,11 +547,9 @@ impl Agent {
             self.stage(id, now + ANSWER_TIME, Stage::Over);
             return;
         }
-        if passes > 0 {
+        if let Some((low, high, opened)) = said {
             // The other end may not have heard it.
-            if let Some((low, high, opened)) = self.peers.get(&id).and_then(|peer| peer.punch.as_ref()).and_then(|punch| punch.said) {
-                self.say_opened(now, id, low, high, opened);
-            }
+            self.say_opened(now, id, low, high, opened);
         }
         let stride = if self.key.id() < id { 1 } else { 2 };
         // Our NAT gives the first of them the port after the one that the other end knows: that is what lets the two sequences cross.
