@@ -45,6 +45,9 @@ mod vectors;
 #[cfg(test)]
 mod wycheproof_tests;
 
+#[cfg(feature = "memo")]
+pub mod memo;
+
 #[cfg(feature = "bare")]
 #[doc(hidden)]
 pub use sodium::bare;

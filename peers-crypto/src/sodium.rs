@@ -165,8 +165,14 @@ pub(crate) fn ed25519_sign(secret: &[u8; 64], message: &[u8]) -> [u8; 64] {
 pub(crate) fn ed25519_verify(public: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
     ready();
     let length = message.len() as c_ulonglong;
-    // SAFETY: arrays of the sizes that the function names, a readable message.
-    unsafe { c::crypto_sign_ed25519_verify_detached(signature.as_ptr(), message.as_ptr(), length, public.as_ptr()) == 0 }
+    let check = || {
+        // SAFETY: arrays of the sizes that the function names, a readable message.
+        unsafe { c::crypto_sign_ed25519_verify_detached(signature.as_ptr(), message.as_ptr(), length, public.as_ptr()) == 0 }
+    };
+    #[cfg(feature = "memo")]
+    return crate::memo::genuine(public, message, signature, check);
+    #[cfg(not(feature = "memo"))]
+    check()
 }
 
 /// The X25519 form of an Ed25519 public key: `None` if it is not on the curve, of small or mixed order, or not canonical.
@@ -178,10 +184,16 @@ pub(crate) fn ed25519_to_x25519(public: &[u8; 32]) -> Option<[u8; 32]> {
         y[31] &= 0x7f;
         !(y[31] == 0x7f && y[1..31].iter().all(|b| *b == 0xff) && y[0] >= 0xed)
     };
-    let mut out = [0; 32];
-    // SAFETY: two arrays of 32 bytes.
-    let valid = canonical && unsafe { c::crypto_sign_ed25519_pk_to_curve25519(out.as_mut_ptr(), public.as_ptr()) } == 0;
-    valid.then_some(out)
+    let convert = || {
+        let mut out = [0; 32];
+        // SAFETY: two arrays of 32 bytes.
+        let valid = canonical && unsafe { c::crypto_sign_ed25519_pk_to_curve25519(out.as_mut_ptr(), public.as_ptr()) } == 0;
+        valid.then_some(out)
+    };
+    #[cfg(feature = "memo")]
+    return crate::memo::exchange(public, convert);
+    #[cfg(not(feature = "memo"))]
+    convert()
 }
 
 /// Writes the X25519 form of an Ed25519 secret key.
@@ -193,19 +205,31 @@ pub(crate) fn ed25519_secret_to_x25519(secret: &[u8; 64], out: &mut [u8; 32]) {
 /// The X25519 public key of a secret one.
 pub(crate) fn x25519_public(secret: &[u8; 32]) -> [u8; 32] {
     ready();
-    let mut out = [0; 32];
-    // SAFETY: two arrays of 32 bytes.
-    unsafe { c::crypto_scalarmult_curve25519_base(out.as_mut_ptr(), secret.as_ptr()) };
-    out
+    let multiply = || {
+        let mut out = [0; 32];
+        // SAFETY: two arrays of 32 bytes.
+        unsafe { c::crypto_scalarmult_curve25519_base(out.as_mut_ptr(), secret.as_ptr()) };
+        out
+    };
+    #[cfg(feature = "memo")]
+    return crate::memo::public(secret, multiply);
+    #[cfg(not(feature = "memo"))]
+    multiply()
 }
 
 /// X25519: `None` if the result is all zero (a public key of small order).
 pub(crate) fn x25519(secret: &[u8; 32], public: &[u8; 32]) -> Option<[u8; 32]> {
     ready();
-    let mut out = [0; 32];
-    // SAFETY: three arrays of 32 bytes.
-    let valid = unsafe { c::crypto_scalarmult_curve25519(out.as_mut_ptr(), secret.as_ptr(), public.as_ptr()) } == 0;
-    valid.then_some(out)
+    let multiply = || {
+        let mut out = [0; 32];
+        // SAFETY: three arrays of 32 bytes.
+        let valid = unsafe { c::crypto_scalarmult_curve25519(out.as_mut_ptr(), secret.as_ptr(), public.as_ptr()) } == 0;
+        valid.then_some(out)
+    };
+    #[cfg(feature = "memo")]
+    return crate::memo::shared(secret, public, multiply);
+    #[cfg(not(feature = "memo"))]
+    multiply()
 }
 
 /// The ristretto255 group (RFC 9496): a hash of 64 bytes to an element.

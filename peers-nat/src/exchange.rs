@@ -101,12 +101,18 @@ impl Book {
 
     /// `id` is connected at `address`.
     pub(crate) fn connected_at(&mut self, id: PeerId, address: SocketAddr) {
+        // The usual case, at once: it is remembered already.
+        if let Some(known) = self.known.get_mut(&id).filter(|known| known.address.is_some()) {
+            (known.address, known.failures, known.retry) = (Some(address), 0, None);
+            return;
+        }
         let tried = |known: &&Known| known.address.is_some();
         let near = self.known.values().filter_map(|known| known.address).filter(|known| network(*known) == network(address)).count();
         let full = self.known.values().filter(tried).count() >= MAX_TRIED || near >= MAX_TRIED_EACH;
         // Who is remembered from earlier is not given up for who comes now; what others merely say, is.
         let room = |book: &mut Self| !full && (book.has_room() || book.make_room_among_names(0));
-        if self.known.get(&id).is_some_and(|known| known.address.is_some() || !full) || (!self.known.contains_key(&id) && room(self)) {
+        let fits = if self.known.contains_key(&id) { !full } else { room(self) };
+        if fits {
             let known = self.known.entry(id).or_default();
             (known.address, known.failures, known.retry) = (Some(address), 0, None);
         }

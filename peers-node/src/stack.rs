@@ -218,6 +218,8 @@ pub struct Stats {
 #[derive(Debug)]
 pub(crate) struct Peer {
     transport: Transport,
+    /// When the transport wants to be called.
+    due: Option<Instant>,
     /// It is a device of the user and knows that we are: it has told us of its account in this session.
     pub(crate) greeted: bool,
     /// Databases that it keeps open.
@@ -269,6 +271,8 @@ pub struct Stack {
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     /// Peers whose transport may have something to say.
     busy: BTreeSet<PeerId>,
+    /// When the transports want to be called, and the same by peer: of those that do.
+    due: BTreeSet<(Instant, PeerId)>,
     pub(crate) topics: Topics,
     pub(crate) mail: Mailroom,
     pub(crate) account: Account,
@@ -300,6 +304,7 @@ impl Stack {
             cache,
             peers: BTreeMap::new(),
             busy: BTreeSet::new(),
+            due: BTreeSet::new(),
             topics: Topics::new(),
             mail: Mailroom::default(),
             account,
@@ -498,10 +503,14 @@ impl Stack {
     pub fn handle_timeout(&mut self, now: Instant, wall: Timestamp) {
         self.agent.handle_timeout(now, wall);
         self.cache.handle_timeout(now, wall);
-        for (id, peer) in &mut self.peers {
-            if peer.transport.poll_timeout().is_some_and(|at| at <= now) {
+        while let Some((at, id)) = self.due.first().copied()
+            && at <= now
+        {
+            self.due.pop_first();
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.due = None;
                 peer.transport.handle_timeout(now);
-                self.busy.insert(*id);
+                self.busy.insert(id);
             }
         }
         self.repair_messages(now, wall);
@@ -533,7 +542,7 @@ impl Stack {
 
     /// When [`Stack::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let transports = self.peers.values().filter_map(|peer| peer.transport.poll_timeout()).min();
+        let transports = self.due.first().map(|(at, _)| *at);
         [
             self.agent.poll_timeout(),
             self.cache.poll_timeout(),
@@ -614,7 +623,8 @@ impl Stack {
         // A session that replaces another begins anew: nothing of the old one is on its way any more.
         self.on_disconnected(now, wall, peer);
         let transport = Transport::new(now, self.transport_config.clone(), self.rng.random());
-        self.peers.insert(peer, Peer { transport, greeted: false, databases: BTreeSet::new(), waiting: VecDeque::new(), waiting_bytes: 0 });
+        let state = Peer { transport, due: None, greeted: false, databases: BTreeSet::new(), waiting: VecDeque::new(), waiting_bytes: 0 };
+        self.peers.insert(peer, state);
         self.cache.peer_connected(now, peer);
         self.tell_rtt(peer);
         self.events.push_back(Event::Connected { peer, path });
@@ -627,6 +637,9 @@ impl Stack {
 
     fn on_disconnected(&mut self, now: Instant, wall: Timestamp, peer: PeerId) {
         let Some(gone) = self.peers.remove(&peer) else { return };
+        if let Some(at) = gone.due {
+            self.due.remove(&(at, peer));
+        }
         self.cache.peer_disconnected(now, peer);
         self.events.push_back(Event::Disconnected { peer });
         for database in gone.databases.intersection(&self.databases) {
@@ -672,12 +685,24 @@ impl Stack {
             // A peer that is gone by now is a loss to the transport, which repairs it.
             let _ = self.agent.send_asking(now, id, data.as_ref());
         }
+        self.schedule(id);
         if broken {
             self.stats.refused_messages += 1;
             self.agent.disconnect(now, id);
         }
         for message in messages {
             self.on_message(now, wall, id, &message);
+        }
+    }
+
+    /// Notes when the transport of a peer, which has nothing more to say now, wants to be called.
+    fn schedule(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let due = peer.transport.poll_timeout();
+        let before = core::mem::replace(&mut peer.due, due);
+        if due != before {
+            before.map(|at| self.due.remove(&(at, id)));
+            due.map(|at| self.due.insert((at, id)));
         }
     }
 

@@ -58,6 +58,8 @@ impl World {
     pub fn new(links: Links, seed: u64) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time; results do not depend on it")]
         let base = Instant::now();
+        // Every peer computes what others computed already; see decision 0025.
+        peers_crypto::memo::remember(REMEMBERED);
         Self {
             network: Network::new(links, seed),
             base,
@@ -131,10 +133,16 @@ impl World {
         self.network.set_asleep(host, true);
     }
 
-    /// Awakes a suspended peer.
+    /// Awakes a suspended peer: as the real driver, it notices a timeout that is long past.
     pub fn awake(&mut self, host: HostId) {
         self.network.set_asleep(host, false);
-        self.with(host, |stack, now, wall| stack.handle_timeout(now, wall));
+        let due = self.stack(host).poll_timeout();
+        self.with(host, |stack, now, wall| {
+            if due.is_some_and(|due| now.saturating_duration_since(due) >= SUSPENDED) {
+                stack.network_changed(now, wall);
+            }
+            stack.handle_timeout(now, wall);
+        });
     }
 
     /// Whether the peer is there and awake.
@@ -284,6 +292,10 @@ fn skewed(wall: Timestamp, skew: i64) -> Timestamp {
     Timestamp(wall.0.saturating_add_signed(skew))
 }
 
+/// From when on a late timeout means to the driver that the machine was suspended.
+const SUSPENDED: Duration = Duration::from_secs(3);
+/// Results of each function of cryptography that are remembered.
+const REMEMBERED: usize = 1 << 17;
 /// Wall time at the start of every simulation: 2026-01-01.
 const EPOCH: Timestamp = Timestamp(1_767_225_600_000);
 /// Where the system opens sockets that ask for no port, as Linux does.
