@@ -76,7 +76,7 @@ impl Cache {
     /// - `seed`: random; all choices follow from it
     pub fn new(now: Instant, config: Config, id: PeerId, seed: [u8; 32]) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
-        let store = Store::new(config.budget, &id, [rng.random(), rng.random()]);
+        let store = Store::new(config.budget, config.wanted_budget, &id, [rng.random(), rng.random()]);
         Self {
             config,
             rng,
@@ -113,6 +113,7 @@ impl Cache {
         }
         self.store.prefer(tag, true);
         self.interests_changed(now);
+        self.finish();
     }
 
     /// Wants no more packets of a topic; those held stay as long as there is room.
@@ -127,6 +128,7 @@ impl Cache {
             self.store.prefer(tag, false);
         }
         self.interests_changed(now);
+        self.finish();
     }
 
     /// A session with `peer` is up: tells it the topics wanted here, and offers it what too few hold. A peer that is connected
@@ -215,9 +217,9 @@ impl Cache {
             self.events.push_back(Event::Dropped(packet.id()));
             return;
         }
-        let preferred = self.wants(Tag::from(packet.topic()));
+        let wanted = self.wants(Tag::from(packet.topic()));
         let second = self.second(now);
-        if self.store.insert(packet.to_owned_copy(), None, preferred, wall, second) == Inserted::New && self.subscribed(&packet) {
+        if self.store.insert(packet.to_owned_copy(), None, wanted, wall, second) == Inserted::New && self.subscribed(&packet) {
             self.events.push_back(Event::Packet(packet));
         }
         self.start_ticking(now);
@@ -294,7 +296,7 @@ impl Cache {
     }
 
     /// Bytes of the budget in use.
-    pub const fn used(&self) -> usize {
+    pub fn used(&self) -> usize {
         self.store.used()
     }
 
@@ -302,6 +304,14 @@ impl Cache {
     pub fn set_rtt(&mut self, peer: PeerId, rtt: core::time::Duration) {
         if let Some(neighbour) = self.serials.get(&peer).and_then(|serial| self.neighbours.get_mut(serial)) {
             neighbour.measured(rtt);
+        }
+    }
+
+    /// Names where a connected peer comes from: the prefix of its address, or the relay that it is reached by. What peers of one origin bring shares one account, so that a host
+    /// with many keys gets no more room than one with a single key. Without a name, a peer is an origin of its own.
+    pub fn set_origin(&mut self, peer: PeerId, origin: u64) {
+        if let Some(neighbour) = self.serials.get(&peer).and_then(|serial| self.neighbours.get_mut(serial)) {
+            neighbour.origin = origin;
         }
     }
 

@@ -9,6 +9,8 @@ use peers_wire::{Packet, PacketId};
 pub struct Config {
     /// Bytes of memory lent to packets, all that is allocated for them included. Default 16 MiB.
     pub budget: usize,
+    /// Bytes up to which packets of subscribed topics and our own may take more than 3/4 of [`Config::budget`]: room for a message of 16 MiB on its way. Default 32 MiB.
+    pub wanted_budget: usize,
     /// Neighbours that a publisher pushes its packets to. Default 8.
     pub publish_to: usize,
     /// Neighbours that a first receiver pushes a packet on to. Default 3.
@@ -35,6 +37,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             budget: 16 << 20,
+            wanted_budget: 32 << 20,
             publish_to: 8,
             relay_to: 3,
             copies: 3,

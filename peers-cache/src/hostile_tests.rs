@@ -370,7 +370,7 @@ fn a_packet_is_raised_once_however_often_it_comes() {
 
 #[test]
 fn what_was_evicted_is_not_pulled_again() {
-    let mut victim = Victim::new(Config { budget: 20_000, ..Config::default() });
+    let mut victim = Victim::new(Config { budget: 20_000, wanted_budget: 0, ..Config::default() });
     let all: Vec<Packet> = (0..60).map(|number| seal(number, 100).remove(0)).collect();
     for packet in &all {
         victim.hear_from(FRIEND, &Message::Packet { eager: 0, packet: packet.clone() });

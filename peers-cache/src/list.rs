@@ -22,9 +22,9 @@ pub(crate) struct Link {
 pub(crate) enum Kind {
     /// By when it was last offered.
     Turn,
-    /// By arrival, among the packets of its rank.
+    /// Packets of strangers by arrival, among the newest or among those of the same rank.
     Rank,
-    /// By arrival, among the packets that the same neighbour brought.
+    /// By arrival, among the packets of the same origin or, if they are wanted, of the same topic.
     Giver,
     /// Those that expire in the same minute.
     Expiry,
@@ -52,6 +52,20 @@ impl List {
             tail => slots[tail as usize].links()[kind as usize].next = slot,
         }
         self.tail = slot;
+    }
+
+    /// Puts the slot `to` in the place of the slot `from`, whose links it has.
+    pub(crate) fn replace<T: Linked>(&mut self, slots: &mut [T], kind: Kind, from: u32, to: u32) {
+        let Link { next, previous } = slots[to as usize].links()[kind as usize];
+        match previous {
+            NONE => self.head = to,
+            previous => slots[previous as usize].links()[kind as usize].next = to,
+        }
+        match next {
+            NONE => self.tail = to,
+            next => slots[next as usize].links()[kind as usize].previous = to,
+        }
+        slots[from as usize].links()[kind as usize] = Link::UNLINKED;
     }
 
     pub(crate) fn unlink<T: Linked>(&mut self, slots: &mut [T], kind: Kind, slot: u32) {

@@ -24,6 +24,8 @@ const GRACE: Duration = Duration::from_millis(25);
 #[derive(Debug)]
 pub(crate) struct Neighbour {
     pub(crate) peer: PeerId,
+    /// Whose account in the store it shares.
+    pub(crate) origin: u64,
     /// The topics it wants, by the version of its list.
     pub(crate) wants: BTreeSet<Tag>,
     pub(crate) version: Option<u16>,
@@ -54,6 +56,7 @@ impl Neighbour {
     pub(crate) fn new(now: Instant, peer: PeerId) -> Self {
         Self {
             peer,
+            origin: peer.0.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte)),
             wants: BTreeSet::new(),
             version: None,
             unheeded: BTreeSet::new(),

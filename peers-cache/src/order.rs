@@ -134,13 +134,6 @@ impl Order {
             _ => self.chunks.partition_point(|chunk| chunk.entries[0].bound <= *bound).saturating_sub(1),
         }
     }
-
-    /// Bytes allocated.
-    #[cfg(test)]
-    pub(crate) fn footprint(&self) -> usize {
-        let entries: usize = self.chunks.iter().map(|chunk| chunk.entries.capacity() * size_of::<Entry>()).sum();
-        entries + self.chunks.capacity() * size_of::<Chunk>()
-    }
 }
 
 #[cfg(test)]

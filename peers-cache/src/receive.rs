@@ -93,10 +93,10 @@ impl Cache {
     fn take_in(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: &Packet) -> Vec<(u32, Packet)> {
         let (key, tag) = (Key::from(packet.id()), Tag::from(packet.topic()));
         let pull = self.end_pull(now, key, Some(from));
-        let giver = self.neighbours.get(&from).map(|neighbour| neighbour.peer);
+        let origin = self.neighbours.get(&from).map(|neighbour| neighbour.origin);
         let second = self.second(now);
         let packet = packet.with_postage(packet.postage().max(self.least_postage(wall, packet)));
-        if self.store.insert(packet.clone(), giver, self.wants(tag), wall, second) != Inserted::New {
+        if self.store.insert(packet.clone(), origin, self.wants(tag), wall, second) != Inserted::New {
             return Vec::new();
         }
         self.raise(Event::Kept(packet.clone()));

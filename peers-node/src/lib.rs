@@ -20,6 +20,7 @@ mod netcheck;
 mod node;
 mod node_groups;
 mod node_recovery;
+mod origin;
 mod packages;
 mod portmap;
 mod recovery;

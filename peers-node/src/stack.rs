@@ -17,6 +17,7 @@ use crate::account::{Account, DatabaseId, database_topic};
 use crate::linking::{LinkFailure, LinkMatch, Linkings};
 use crate::mail::Mailroom;
 use crate::message::{Letter, LetterId, MailBody, PeerMessage};
+use crate::origin::origin_of;
 use crate::recovery::{Recovering, RestoreFailure};
 use crate::topics::Topics;
 use crate::transport::{self, Lane, Transport};
@@ -601,6 +602,7 @@ impl Stack {
                     state.transport.path_changed(now);
                     self.busy.insert(peer);
                 }
+                self.cache.set_origin(peer, origin_of(&path));
                 self.tell_rtt(peer);
                 self.events.push_back(Event::PathChanged { peer, path });
             }
@@ -626,6 +628,7 @@ impl Stack {
         let state = Peer { transport, due: None, greeted: false, databases: BTreeSet::new(), waiting: VecDeque::new(), waiting_bytes: 0 };
         self.peers.insert(peer, state);
         self.cache.peer_connected(now, peer);
+        self.cache.set_origin(peer, origin_of(&path));
         self.tell_rtt(peer);
         self.events.push_back(Event::Connected { peer, path });
         match self.account.has_device(peer) {

@@ -62,7 +62,12 @@ pub(crate) struct Network {
     pub(crate) datagrams: u64,
     pub(crate) packets: u64,
     wakes: Vec<Option<Instant>>,
+    ids: BTreeMap<PeerId, usize>,
+    /// What a peer that lies does not send.
+    pub(crate) muted: Option<Muted>,
 }
+
+type Muted = Box<dyn Fn(usize, &Bytes) -> bool>;
 
 impl Network {
     pub(crate) fn new(seed: u64) -> Self {
@@ -85,6 +90,8 @@ impl Network {
             datagrams: 0,
             packets: 0,
             wakes: Vec::new(),
+            ids: BTreeMap::new(),
+            muted: None,
         }
     }
 
@@ -95,6 +102,7 @@ impl Network {
 
     pub(crate) fn add(&mut self, config: Config) -> usize {
         let cache = Cache::new(self.instant(), config, Self::id(self.peers.len()), self.rng.random());
+        self.ids.insert(Self::id(self.peers.len()), self.peers.len());
         self.peers.push(cache);
         self.wakes.push(None);
         self.peers.len() - 1
@@ -174,7 +182,10 @@ impl Network {
     pub(crate) fn drain(&mut self, peer: usize) {
         while let Some((to, message)) = self.peers[peer].poll_message() {
             assert!(message.len() <= peers_cache::MAX_MESSAGE);
-            let Some(to) = (0..self.peers.len()).find(|other| Self::id(*other) == to) else { continue };
+            let Some(to) = self.ids.get(&to).copied() else { continue };
+            if self.muted.as_ref().is_some_and(|muted| muted(peer, &message)) {
+                continue;
+            }
             self.datagrams += 1;
             self.packets += u64::from(message[0] == 0);
             let pair = (peer.min(to), peer.max(to));
