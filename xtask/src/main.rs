@@ -11,6 +11,7 @@ mod fuzz;
 mod netlab;
 mod plot;
 mod sim;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Task {
     Ci,
     /// A simulation of real node stacks on virtual time
     Sim(sim::Args),
+    /// A figure of a simulation over a parameter: table and plot
+    Sweep(sweep::Args),
     /// The figures of a layer
     Bench(bench::Args),
     /// Real nodes behind real Linux NATs (needs root)
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Ci => ci::run(),
         Task::Sim(args) => sim::run(&args),
+        Task::Sweep(args) => sweep::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Netlab(args) => netlab::run(args),
         Task::Fuzz { target, seconds } => fuzz::run(&target, seconds).map(|()| ExitCode::SUCCESS),

@@ -11,8 +11,14 @@ use anyhow::Context;
 use clap::ValueEnum;
 use peers_tests::scenario::SetError;
 use peers_tests::scenario::chaos::Chaos;
+use peers_tests::scenario::eclipse::Eclipse;
+use peers_tests::scenario::flashcrowd::Flashcrowd;
+use peers_tests::scenario::flood::Flood;
 use peers_tests::scenario::matrix::{self, Row};
+use peers_tests::scenario::partition::Partition;
 use peers_tests::scenario::replicate::Replicate;
+use peers_tests::scenario::sleep::Sleep;
+use peers_tests::scenario::slowlinks::Slowlinks;
 use peers_tests::scenario::survive::Survive;
 use serde::Serialize;
 
@@ -55,38 +61,47 @@ enum Scenario {
     Matrix,
     /// Faults of every kind, then peace: nothing untrue is delivered, and everyone converges
     Chaos,
+    /// Two halves of a swarm that meet again: what is exchanged, how soon
+    Partition,
+    /// A thousand peers that come within ten seconds
+    Flashcrowd,
+    /// Attackers that name each other and let every message fall
+    Eclipse,
+    /// A tenth of the peers that publish a hundred times as much as the others
+    Flood,
+    /// Peers with slow links: whether anybody else is slowed
+    Slowlinks,
+    /// Laptops that are closed and opened: how soon they have what they missed
+    Sleep,
+}
+
+/// Runs a scenario with the parameters given, draws the samples of its outcomes where that is asked for, and prints its report.
+macro_rules! simulate {
+    ($args:expr, $scenario:ident, $label:expr, |$outcome:ident| $samples:expr) => {{
+        let mut scenario = $scenario::default();
+        if let Err(error) = settings($args).try_for_each(|(key, value)| scenario.set(key, &value)) {
+            return Ok(misused(&error));
+        }
+        let (outcomes, wall) = run_all($args.runs, $args.seed, true, |seed| scenario.run(seed));
+        write_plot($args, $label, outcomes.iter().flat_map(|$outcome| $samples.clone()))?;
+        print($args, &$scenario::report(&outcomes, wall))
+    }};
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.scenario {
-        Scenario::Replicate => {
-            let mut scenario = Replicate::default();
-            if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
-                return Ok(misused(&error));
-            }
-            let (outcomes, wall) = run_all(args, true, |seed| scenario.run(seed));
-            write_plot(args, "replicate: seconds to a delivery", outcomes.iter().flat_map(|outcome| &outcome.delivery))?;
-            print(args, &Replicate::report(&outcomes, wall))
-        }
-        Scenario::Survive => {
-            let mut scenario = Survive::default();
-            if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
-                return Ok(misused(&error));
-            }
-            let (outcomes, wall) = run_all(args, true, |seed| scenario.run(seed));
-            write_plot(args, "survive: seconds from the return to a delivery", outcomes.iter().flat_map(|outcome| &outcome.delivery))?;
-            print(args, &Survive::report(&outcomes, wall))
-        }
+        Scenario::Replicate => simulate!(args, Replicate, "replicate: seconds to a delivery", |outcome| outcome.delivery),
+        Scenario::Survive => simulate!(args, Survive, "survive: seconds from the return to a delivery", |outcome| outcome.delivery),
         Scenario::Matrix => matrix(args),
-        Scenario::Chaos => {
-            let mut scenario = Chaos::default();
-            if let Err(error) = settings(args).try_for_each(|(key, value)| scenario.set(key, &value)) {
-                return Ok(misused(&error));
-            }
-            let (outcomes, wall) = run_all(args, true, |seed| scenario.run(seed));
-            write_plot(args, "chaos: seconds to convergence", outcomes.iter().map(|outcome| &outcome.converged))?;
-            print(args, &Chaos::report(&outcomes, wall))
+        Scenario::Chaos => simulate!(args, Chaos, "chaos: seconds to convergence", |outcome| [outcome.converged]),
+        Scenario::Partition => simulate!(args, Partition, "partition: seconds until a peer holds everything", |outcome| outcome.caught_up),
+        Scenario::Flashcrowd => simulate!(args, Flashcrowd, "flashcrowd: seconds until a newcomer is ready", |outcome| outcome.ready_in),
+        Scenario::Eclipse => simulate!(args, Eclipse, "eclipse: seconds to a delivery", |outcome| outcome.delivery),
+        Scenario::Flood => {
+            simulate!(args, Flood, "flood: seconds to a delivery of an honest message, with the flood", |outcome| outcome.delivery[1])
         }
+        Scenario::Slowlinks => simulate!(args, Slowlinks, "slowlinks: seconds to a delivery to a fast peer", |outcome| outcome.delivery[1]),
+        Scenario::Sleep => simulate!(args, Sleep, "sleep: seconds from waking until nothing is missing", |outcome| outcome.caught_up),
     }
 }
 
@@ -108,7 +123,7 @@ fn matrix(args: &Args) -> anyhow::Result<ExitCode> {
     let rows = |pairs: Vec<(&str, &str)>| -> Vec<Row> {
         let pairs = pairs.into_iter().filter(|(a, b)| chosen.is_empty() || chosen.contains(&format!("{a}/{b}")));
         let row = |(a, b)| {
-            let row = Row::new(a, b, &run_all(args, false, |seed| matrix::once(a, b, args.delay, seed)).0);
+            let row = Row::new(a, b, &run_all(args.runs, args.seed, false, |seed| matrix::once(a, b, args.delay, seed)).0);
             eprintln!("{row}");
             row
         };
@@ -118,7 +133,7 @@ fn matrix(args: &Args) -> anyhow::Result<ExitCode> {
     print(args, &matrix::Report { pairs, others })
 }
 
-fn misused(error: &SetError) -> ExitCode {
+pub(crate) fn misused(error: &SetError) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::from(USAGE)
 }
@@ -130,10 +145,10 @@ fn settings(args: &Args) -> impl Iterator<Item = (&str, String)> {
 }
 
 /// Runs a scenario with each seed, on every core; the outcomes are in the order of the seeds. `aloud`: tells of each run.
-fn run_all<T: Send>(args: &Args, aloud: bool, run: impl Fn(u64) -> T + Sync) -> (Vec<T>, Duration) {
+pub(crate) fn run_all<T: Send>(runs: u64, seed: u64, aloud: bool, run: impl Fn(u64) -> T + Sync) -> (Vec<T>, Duration) {
     #[expect(clippy::disallowed_methods, reason = "measures how long the simulation takes")]
     let start = Instant::now();
-    let runs = usize::try_from(args.runs).unwrap_or(usize::MAX);
+    let runs = usize::try_from(runs).unwrap_or(usize::MAX);
     let threads = thread::available_parallelism().map_or(1, usize::from).min(runs);
     let next = AtomicUsize::new(0);
     let mut outcomes: Vec<(usize, T)> = thread::scope(|scope| {
@@ -144,7 +159,7 @@ fn run_all<T: Send>(args: &Args, aloud: bool, run: impl Fn(u64) -> T + Sync) -> 
                 if i >= runs {
                     return done;
                 }
-                done.push((i, run(args.seed.wrapping_add(i as u64))));
+                done.push((i, run(seed.wrapping_add(i as u64))));
                 if aloud {
                     eprintln!("run {} of {runs} done after {:.1} s", i + 1, start.elapsed().as_secs_f64());
                 }
@@ -158,9 +173,9 @@ fn run_all<T: Send>(args: &Args, aloud: bool, run: impl Fn(u64) -> T + Sync) -> 
 }
 
 /// Draws `samples` where `--plot` says, if it is given.
-fn write_plot<'a>(args: &Args, label: &str, samples: impl Iterator<Item = &'a f64>) -> anyhow::Result<()> {
+fn write_plot(args: &Args, label: &str, samples: impl Iterator<Item = f64>) -> anyhow::Result<()> {
     let Some(path) = &args.plot else { return Ok(()) };
-    let samples: Vec<_> = samples.copied().collect();
+    let samples: Vec<_> = samples.collect();
     fs::write(path, plot::cumulative(label, &samples)?).with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("plotted {}", path.display());
     Ok(())
@@ -172,7 +187,7 @@ fn print(args: &Args, report: &impl Serialize) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text} is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }

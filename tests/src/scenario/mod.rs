@@ -27,9 +27,18 @@ macro_rules! parameters {
 }
 
 pub mod chaos;
+pub mod eclipse;
+pub mod flashcrowd;
+pub mod flood;
+pub mod lab;
 pub mod matrix;
+pub mod partition;
 pub mod replicate;
+pub mod sleep;
+pub mod slowlinks;
 pub mod survive;
+mod swarm;
+pub mod theory;
 
 use core::fmt::{self, Display};
 use core::str::FromStr;
@@ -105,6 +114,13 @@ fn is_share(value: &f64) -> bool {
     (0.0..=1.0).contains(value)
 }
 
+/// How many of `of` a share of them are, rounded.
+fn part(share: f64, of: usize) -> usize {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers of peers are small and not negative")]
+    let part = (share * of as f64).round() as usize;
+    part
+}
+
 /// A translator as the scenarios share them out: 30 % symmetric, 40 % port-restricted, 20 % address-restricted, 10 % full-cone.
 fn random_nat(rng: &mut impl Rng) -> Kind {
     match rng.random_range(0..10) {
@@ -119,6 +135,11 @@ fn random_nat(rng: &mut impl Rng) -> Kind {
 fn exponential(mean: Duration, rng: &mut impl Rng) -> Duration {
     mean.mul_f64(-(1.0 - rng.random::<f64>()).ln())
 }
+
+/// Delays that are asked for: soon, at last, ever.
+const REACHED_WITHIN: [Duration; 3] = [Duration::from_millis(2500), Duration::from_secs(10), Duration::MAX];
+/// Largest body of a message that is one packet.
+const MAX_ONE_PACKET: usize = peers_wire::MAX_PAYLOAD - peers_crypto::SEAL_OVERHEAD;
 
 /// Mean and percentiles of samples; all `None` without samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -166,6 +187,13 @@ impl Share {
     fn add(&mut self, other: Self) {
         self.part += other.part;
         self.whole += other.whole;
+    }
+
+    /// All of them together.
+    fn pool(shares: impl Iterator<Item = Self>) -> Self {
+        let mut pooled = Self::default();
+        shares.for_each(|share| pooled.add(share));
+        pooled
     }
 
     /// The ratio of the two.

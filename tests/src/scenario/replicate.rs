@@ -10,11 +10,13 @@ use hashbrown::HashMap;
 use peers_crypto::TopicKey;
 use peers_node::Event;
 use peers_wire::PacketId;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::{Replay, Share, Spread, exponential, is_share, random_nat};
+use super::swarm::{ARRIVALS, Payloads, READY_SESSIONS};
+use super::{REACHED_WITHIN, Replay, Share, Spread, exponential, is_share, random_nat};
 use crate::net::{HostId, Links};
 use crate::queue::Queue;
 use crate::world::World;
@@ -38,11 +40,30 @@ pub struct Replicate {
     pub bytes: usize,
     /// Greatest difference of a wall clock to the true time, in milliseconds; uniform. Default 0.
     pub skew: i64,
+    /// Public peers that each peer knows from the start, where there are more of them. Default 4.
+    pub known: usize,
+    /// Neighbours that a publisher pushes its packets to. Default as in [`peers_cache::Config`].
+    pub publish_to: usize,
+    /// Neighbours that a first receiver pushes a packet on to. Default as in [`peers_cache::Config`].
+    pub relay_to: usize,
 }
 
 impl Default for Replicate {
     fn default() -> Self {
-        Self { peers: 128, publics: 4, churn: 0.0, loss: 0.0, subscribers: 0.5, publishes: 30, bytes: 512, skew: 0 }
+        let peers_cache::Config { publish_to, relay_to, .. } = peers_cache::Config::default();
+        Self {
+            peers: 128,
+            publics: 4,
+            churn: 0.0,
+            loss: 0.0,
+            subscribers: 0.5,
+            publishes: 30,
+            bytes: 512,
+            skew: 0,
+            known: 4,
+            publish_to,
+            relay_to,
+        }
     }
 }
 
@@ -147,6 +168,9 @@ parameters!(Replicate {
     publishes: |n| (1..=MAX_PUBLISHES).contains(n),
     bytes: |n| (1..=MAX_BYTES).contains(n),
     skew: |n| (0..=MAX_SKEW).contains(n),
+    known: |n| *n > 0,
+    publish_to: |n| *n <= MAX_PUSHES,
+    relay_to: |n| *n <= MAX_PUSHES,
 });
 
 impl Replicate {
@@ -227,14 +251,6 @@ struct Publish {
     /// Everyone it has to reach.
     all: Vec<HostId>,
     body: Vec<u8>,
-}
-
-/// Payload counters of one or more stacks.
-#[derive(Debug, Clone, Copy, Default)]
-struct Payloads {
-    received: u64,
-    new: u64,
-    sent: u64,
 }
 
 struct Run<'a> {
@@ -328,8 +344,9 @@ impl<'a> Run<'a> {
         }
         self.run_world(end);
         let after = self.payloads();
-        self.outcome.copies = Share { part: after.received - before.received, whole: after.new - before.new };
-        self.outcome.public_sent = Share { part: self.public_sent() - public_before, whole: after.sent - before.sent };
+        let since = after.since(before);
+        self.outcome.copies = Share { part: since.received, whole: since.new };
+        self.outcome.public_sent = Share { part: self.public_sent() - public_before, whole: since.sent };
         self.judge()
     }
 
@@ -356,11 +373,18 @@ impl<'a> Run<'a> {
 
     fn add_member(&mut self, site: crate::net::SiteId, subscribed: bool) -> HostId {
         let skew = self.rng.random_range(-self.scenario.skew..=self.scenario.skew);
-        let host = self.world.add_peer(site, peers_node::Config::default(), skew);
+        let mut config = peers_node::Config::default();
+        (config.cache.publish_to, config.cache.relay_to) = (self.scenario.publish_to, self.scenario.relay_to);
+        let host = self.world.add_peer(site, config, skew);
         let received = vec![None; self.scenario.publishes as usize];
         self.members.push(Member { subscribed, arrived: self.world.now(), ready: None, leaves: Duration::MAX, received });
-        for public in &self.publics {
-            self.world.introduce(host, *public);
+        let mut known = self.publics.clone();
+        if known.len() > self.scenario.known {
+            known.shuffle(&mut self.rng);
+            known.truncate(self.scenario.known);
+        }
+        for public in known {
+            self.world.introduce(host, public);
         }
         if subscribed {
             let key = self.topic.read_key();
@@ -462,19 +486,6 @@ impl Member {
     }
 }
 
-impl Payloads {
-    fn of(stack: &peers_node::Stack) -> Self {
-        let stats = stack.stats().cache;
-        let refused = stats.duplicates + stats.untimely + stats.stale + stats.forged;
-        Self { received: stats.packets, new: stats.packets - refused, sent: stats.pushed + stats.served }
-    }
-
-    const fn plus(self, other: Self) -> Self {
-        Self { received: self.received + other.received, new: self.new + other.new, sent: self.sent + other.sent }
-    }
-}
-
-const ARRIVALS: Duration = Duration::from_secs(20);
 const CHURN_FROM: Duration = Duration::from_secs(60);
 const IDLE_FROM: Duration = Duration::from_secs(60);
 const PUBLISH_FROM: Duration = Duration::from_secs(100);
@@ -483,11 +494,11 @@ const HELD_AFTER: Duration = Duration::from_secs(60);
 const WATCH: Duration = Duration::from_secs(62);
 const PUBLISHER_STAYS: Duration = Duration::from_secs(1);
 const RECEIVER_STAYS: Duration = Duration::from_secs(10);
-const REACHED_WITHIN: [Duration; 3] = [Duration::from_millis(2500), Duration::from_secs(10), Duration::MAX];
-const READY_SESSIONS: usize = 3;
 /// Most publishes: a day of them.
 const MAX_PUBLISHES: u32 = 86_400;
 /// Largest message of the scenario: one packet or a few.
 const MAX_BYTES: usize = 1 << 16;
+/// Most neighbours that a packet is pushed to: all that a cache has.
+const MAX_PUSHES: usize = peers_cache::MAX_NEIGHBOURS;
 /// Largest clock difference of the scenario: a day.
 const MAX_SKEW: i64 = 86_400_000;

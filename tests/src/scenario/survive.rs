@@ -37,11 +37,14 @@ pub struct Survive {
     pub hours: u32,
     /// Probability that a datagram is lost, per hop. Default 0.
     pub loss: f64,
+    /// Bytes of a cache. Default as in [`peers_cache::Config`].
+    pub cache: usize,
 }
 
 impl Default for Survive {
     fn default() -> Self {
-        Self { peers: 1024, publics: 4, messages: 30, bytes: 512, load: 1000.0, session: 60.0, hours: 24, loss: 0.0 }
+        let cache = peers_cache::Config::default().budget;
+        Self { peers: 1024, publics: 4, messages: 30, bytes: 512, load: 1000.0, session: 60.0, hours: 24, loss: 0.0, cache }
     }
 }
 
@@ -99,6 +102,7 @@ parameters!(Survive {
     session: |n| n.is_finite() && *n > 0.0,
     hours: |n| (1..=MAX_HOURS).contains(n),
     loss: is_share,
+    cache: |n| *n <= MAX_CACHE,
 });
 
 impl Survive {
@@ -236,9 +240,11 @@ impl<'a> Run<'a> {
     /// A fresh process somewhere, which joins by itself.
     fn join(&mut self, key_seed: Option<[u8; 32]>) -> HostId {
         let site = self.world.network.add_site(Some(random_nat(&mut self.rng)));
+        let mut config = Config::default();
+        config.cache.budget = self.scenario.cache;
         let host = match key_seed {
-            Some(seed) => self.world.add_peer_with_key(site, Config::default(), 0, seed),
-            None => self.world.add_peer(site, Config::default(), 0),
+            Some(seed) => self.world.add_peer_with_key(site, config, 0, seed),
+            None => self.world.add_peer(site, config, 0),
         };
         self.know_publics(host);
         host
@@ -320,4 +326,6 @@ const MAX_BYTES: usize = 1 << 16;
 const MAX_MESSAGES: u32 = 3600;
 /// Longest absence of Alice: a month.
 const MAX_HOURS: u32 = 24 * 30;
+/// Largest cache of the scenario.
+const MAX_CACHE: usize = 1 << 30;
 const DELIVERED_WITHIN: Duration = Duration::from_secs(60);

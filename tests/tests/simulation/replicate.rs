@@ -5,7 +5,9 @@ use core::time::Duration;
 use peers_tests::scenario::SetError;
 use peers_tests::scenario::replicate::{Outcome, Replicate};
 
-const SMALL: Replicate = Replicate { peers: 24, publics: 4, churn: 0.0, loss: 0.0, subscribers: 0.5, publishes: 5, bytes: 512, skew: 0 };
+fn small() -> Replicate {
+    Replicate { peers: 24, publishes: 5, ..Replicate::default() }
+}
 
 fn all_reached(outcome: &Outcome) -> bool {
     outcome.reached_all.whole == 5 && outcome.reached_all.part == 5
@@ -13,7 +15,7 @@ fn all_reached(outcome: &Outcome) -> bool {
 
 #[test]
 fn the_same_seed_gives_the_same_outcome_and_another_seed_another() {
-    let scenario = Replicate { churn: 5.0, loss: 0.05, skew: 1000, ..SMALL };
+    let scenario = Replicate { churn: 5.0, loss: 0.05, skew: 1000, ..small() };
     let outcome = scenario.run(7);
     assert_eq!(scenario.run(7), outcome);
     assert_ne!(scenario.run(8), outcome);
@@ -21,7 +23,7 @@ fn the_same_seed_gives_the_same_outcome_and_another_seed_another() {
 
 #[test]
 fn every_publish_reaches_every_subscriber() {
-    let outcome = SMALL.run(1);
+    let outcome = small().run(1);
     assert!(all_reached(&outcome), "{outcome:?}");
     assert_eq!(outcome.ready.len(), 24, "everyone became ready");
     assert_eq!(outcome.time_to_all.len(), 5);
@@ -30,19 +32,19 @@ fn every_publish_reaches_every_subscriber() {
 /// The idle budget, with all that keep-alives, gossip and looks at the own NAT cost: G5 of docs/BENCHMARKS.md.
 #[test]
 fn who_has_nothing_to_say_sends_no_more_than_the_idle_budget() {
-    let idle = SMALL.run(4).idle_datagrams.ratio();
+    let idle = small().run(4).idle_datagrams.ratio();
     assert!(idle.is_some_and(|idle| idle <= 1.2), "{idle:?} datagrams per peer and second");
 }
 
 #[test]
 fn every_publish_reaches_every_subscriber_through_loss() {
-    let outcome = Replicate { loss: 0.1, ..SMALL }.run(2);
+    let outcome = Replicate { loss: 0.1, ..small() }.run(2);
     assert!(all_reached(&outcome), "{outcome:?}");
 }
 
 #[test]
 fn wrong_clocks_stop_nobody() {
-    let outcome = Replicate { skew: 120_000, ..SMALL }.run(3);
+    let outcome = Replicate { skew: 120_000, ..small() }.run(3);
     assert!(all_reached(&outcome), "{outcome:?}");
 }
 

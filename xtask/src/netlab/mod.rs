@@ -4,6 +4,7 @@ mod lab;
 mod matrix;
 mod node;
 mod silence;
+mod swarm;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ pub(crate) struct Args {
 enum Task {
     /// Two nodes behind every pair of kinds of NAT: how they reach each other, how soon, at what cost
     Matrix(matrix::Args),
+    /// A swarm of real nodes behind NATs beside the same swarm in the simulator; fails if the two disagree
+    Swarm(swarm::Args),
     /// Checks that each NAT of the lab is of the kind it claims to be
     Selftest,
     /// A node of the matrix: commands on standard input, events on standard output
@@ -41,6 +44,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         tokio::select! {
             done = async { match args.task {
                 Task::Matrix(args) => matrix::run(&args).await,
+                Task::Swarm(args) => swarm::run(&args).await,
                 Task::Selftest => lab::selftest().await,
                 Task::Node(args) => node::run(&args).await,
             }} => done,

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bytes::Bytes;
+use peers_crypto::TopicKey;
 use peers_node::{Bootstrap, Config, Home, Node, NodeEvent, Options};
+use peers_tests::scenario::lab;
 use peers_wire::PeerId;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -24,6 +26,9 @@ pub(crate) struct Args {
     /// Where a peer is that it knows
     #[arg(long)]
     bootstrap: Vec<SocketAddr>,
+    /// Looks for as many sessions as nodes do, and follows the topic of the swarm
+    #[arg(long)]
+    swarm: bool,
 }
 
 /// Something that a node says.
@@ -50,6 +55,10 @@ pub(crate) enum What {
     Data { number: u64 },
     /// Datagrams sent so far.
     Sent { datagrams: u64 },
+    /// It publishes a message on the topic of the swarm.
+    Published { number: u64 },
+    /// A message of the swarm came.
+    Heard { number: u64 },
 }
 
 #[expect(clippy::print_stdout, reason = "what it says is the output of this command")]
@@ -61,11 +70,12 @@ fn say(what: What) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs until standard input ends. Commands: `connect ID`, which also sends data; `stream ID MS`, data at that interval; `count`.
+/// Runs until standard input ends. Commands: `connect ID`, which also sends data; `stream ID MS`, data at that interval; `count`; `publish NUMBER`, to the swarm.
 ///
-/// It looks for no sessions of its own accord: who is connected to whom is up to the experiment.
+/// But for `--swarm` it looks for no sessions of its own accord: who is connected to whom is up to the experiment.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let nat = peers_nat::Config { target_sessions: 0, ..peers_nat::Config::default() };
+    let usual = peers_nat::Config::default();
+    let nat = peers_nat::Config { target_sessions: if args.swarm { usual.target_sessions } else { 0 }, ..usual };
     let options = Options {
         listen: args.listen.clone(),
         bootstrap: args.bootstrap.iter().map(|address| Bootstrap { id: None, address: *address }).collect(),
@@ -74,6 +84,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let node = Node::open(&Home::at(&args.home), options).await?;
     let mut events = node.events();
+    let topic = if args.swarm { Some(node.topic(&TopicKey::from_seed(lab::TOPIC)).await?) } else { None };
     say(What::Ready { id: node.id().to_string() })?;
     for peer in node.status().await?.peers {
         say(What::Connected { peer: peer.id.to_string(), direct: peer.path.starts_with("direct") })?;
@@ -87,6 +98,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let Some(line) = line? else { break };
                 let mut words = line.split_whitespace();
                 let command = words.next();
+                if let (Some("publish"), Some(topic)) = (command, &topic) {
+                    let number = words.next().context("a number")?.parse()?;
+                    say(What::Published { number })?;
+                    topic.publish(lab::body(number)).await?;
+                    continue;
+                }
                 let peer = words.next().map(str::parse::<PeerId>).transpose()?;
                 match (command, peer) {
                     (Some("connect"), Some(peer)) => {
@@ -116,6 +133,10 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     say(What::Path { peer: peer.to_string(), direct: path.starts_with("direct") })?;
                 }
                 Some(NodeEvent::Disconnected { .. }) => say(What::Disconnected)?,
+                Some(NodeEvent::Message(message)) if args.swarm => {
+                    let number = std::str::from_utf8(&message.payload)?.parse()?;
+                    say(What::Heard { number })?;
+                }
                 Some(NodeEvent::Mail(mail)) => {
                     let number = std::str::from_utf8(&mail.body)?.parse()?;
                     say(What::Data { number })?;
