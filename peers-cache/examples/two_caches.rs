@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     Event::Packet(packet) => received = Some(topic.read_key().open(&packet, packet.payload())?),
                     Event::Stored { holders, .. } => stored = holders > 0,
                     // To be kept on disk, and to be forgotten there.
-                    Event::Kept(_) | Event::Dropped(_) => {}
+                    Event::Attested { .. } | Event::Kept(_) | Event::Dropped(_) => {}
                 }
             }
         }

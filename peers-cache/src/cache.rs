@@ -9,12 +9,14 @@ use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
+use crate::carry::Traces;
 use crate::config::{Config, Event, Stats};
 use crate::message::{Key, Message, Summary, Tag};
 use crate::neighbour::Neighbour;
 use crate::pen::Pen;
 use crate::publish::Published;
 use crate::pull::{MAX_SEARCH_HOPS, Pulls};
+use crate::receipt::{Proving, Receipts};
 use crate::reconcile::Changes;
 use crate::seen::Seen;
 use crate::spread::Fresh;
@@ -38,6 +40,8 @@ pub(crate) enum Timer {
     Topics(u32),
     Compare,
     Published(u32),
+    Proof(u64),
+    Check,
     Tick,
 }
 
@@ -52,11 +56,13 @@ pub struct Cache {
     pub(crate) subscriptions: BTreeMap<Tag, BTreeSet<TopicId>>,
     pub(crate) version: u16,
     pub(crate) neighbours: BTreeMap<u32, Neighbour>,
-    serials: HashMap<PeerId, u32>,
+    pub(crate) serials: HashMap<PeerId, u32>,
     next_serial: u32,
     pub(crate) pulls: Pulls,
     pub(crate) fresh: Fresh,
     pub(crate) published: Published,
+    pub(crate) receipts: Receipts,
+    pub(crate) traces: Traces,
     pub(crate) changes: Changes,
     /// What was evicted or refused, not to be pulled again.
     pub(crate) gone: Seen,
@@ -91,6 +97,8 @@ impl Cache {
             pulls: Pulls::default(),
             fresh: Fresh::default(),
             published: Published::default(),
+            receipts: Receipts::default(),
+            traces: Traces::default(),
             changes: Changes::default(),
             gone: Seen::default(),
             pen: Pen::default(),
@@ -252,7 +260,9 @@ impl Cache {
             Message::List { tag, start, end, keys } => self.on_list(now, from, tag, start, end, &keys),
             Message::Next { keys } => self.on_next(from, &keys),
             Message::Follows { previous, keys } => self.on_follows(now, from, previous, &keys),
+            Message::Proving(proving) => self.on_proving(now, wall, from, proving),
         }
+        self.ask_receipts(now);
         self.finish();
     }
 
@@ -268,6 +278,8 @@ impl Cache {
                 Timer::Topics(neighbour) => self.send_topics(now, neighbour),
                 Timer::Compare => self.compare(now, wall),
                 Timer::Published(message) => self.offer_again(now, message),
+                Timer::Proof(reference) => self.ask_again(now, reference),
+                Timer::Check => self.check_holder(now),
                 Timer::Tick => self.tick(now, wall),
             }
         }
@@ -308,7 +320,7 @@ impl Cache {
     }
 
     /// Names where a connected peer comes from: the prefix of its address, or the relay that it is reached by. What peers of one origin bring shares one account, so that a host
-    /// with many keys gets no more room than one with a single key. Without a name, a peer is an origin of its own.
+    /// with many keys gets no more room than one with a single key. Receipts count once for each origin. Without a name, a peer is an origin of its own.
     pub fn set_origin(&mut self, peer: PeerId, origin: u64) {
         if let Some(neighbour) = self.serials.get(&peer).and_then(|serial| self.neighbours.get_mut(serial)) {
             neighbour.origin = origin;
@@ -325,6 +337,8 @@ impl Cache {
             Message::Topics { topics, .. } => 1 + topics.len() * RANGE_COST,
             Message::Ranges { ranges, .. } => ranges.len() * RANGE_COST,
             Message::Next { keys } => keys.len() * RANGE_COST,
+            Message::Proving(Proving::Prove { keys, .. }) => RANGE_COST + keys.len() * WANT_COST,
+            Message::Proving(Proving::Proof { .. }) => RANGE_COST,
         };
         self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.work.take(now, cost))
     }
@@ -392,12 +406,13 @@ impl Cache {
     }
 
     /// The end of every call: requests go out, what was dropped is told.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.send_wants();
         for id in self.store.take_gone() {
             self.stats.dropped += 1;
             self.gone.insert(Key::from(id));
             self.published.forget(Key::from(id));
+            self.receipts.forget(Key::from(id));
             self.events.push_back(Event::Dropped(id));
         }
     }

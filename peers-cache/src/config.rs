@@ -64,6 +64,13 @@ pub enum Event {
         /// Distinct peers that said so, counted up to 32.
         holders: u32,
     },
+    /// Of a message that is watched ([`Cache::watch`](crate::Cache::watch)), every packet is proven to be held by peers of so many origins; fewer than before, if one failed a check.
+    Attested {
+        /// The head's id.
+        id: PacketId,
+        /// Distinct origins of peers that signed a receipt and have failed no check since, counted up to 32.
+        holders: u32,
+    },
     /// A packet was taken in: to be kept on disk if the cache is to survive a restart.
     Kept(Packet),
     /// A packet expired or was evicted: to be forgotten on disk.
@@ -105,6 +112,10 @@ pub struct Stats {
     pub repeated: u64,
     /// Requests that nobody answered.
     pub failed: u64,
+    /// Receipts for our packets that were genuine.
+    pub receipts: u64,
+    /// Answers that nobody asked for, or that are false.
+    pub unfounded: u64,
     /// Packets dropped because they expired, or to make room.
     pub dropped: u64,
     /// Packets held now.

@@ -83,7 +83,7 @@ fn keys(count: usize, seed: u64) -> Vec<Key> {
 
 proptest! {
     #[test]
-    fn random_and_truncated_messages_are_dropped_and_counted(kind in 0..12u8, noise in proptest::collection::vec(any::<u8>(), 0..1300), cut in 0..1160usize) {
+    fn random_and_truncated_messages_are_dropped_and_counted(kind in 0..26u8, noise in proptest::collection::vec(any::<u8>(), 0..1300), cut in 0..1160usize) {
         let mut victim = Victim::new(Config::default());
         let mut bytes = vec![kind];
         bytes.extend(noise);

@@ -20,6 +20,7 @@
 //! are as they are, docs/decisions/0006-cache-and-gossip.md; what attackers can do, docs/THREATS.md.
 
 mod cache;
+mod carry;
 mod config;
 #[cfg(test)]
 mod hostile_tests;
@@ -30,6 +31,9 @@ mod order;
 mod pen;
 mod publish;
 mod pull;
+mod receipt;
+#[cfg(test)]
+mod receipt_tests;
 mod receive;
 mod reconcile;
 mod seen;
@@ -40,5 +44,7 @@ mod testing;
 mod tree;
 
 pub use cache::{Cache, MAX_NEIGHBOURS, MAX_SUBSCRIPTIONS};
+pub use carry::{ImportError, Trace};
 pub use config::{Config, Event, Stats};
 pub use message::MAX_MESSAGE;
+pub use pull::MAX_SEARCH_HOPS;

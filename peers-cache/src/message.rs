@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use peers_wire::{DecodeError, Link, Packet, PacketId, Reader, Timestamp, TopicId, Writer};
 
+use crate::receipt::Proving;
+
 /// Bytes of a message at most.
 pub const MAX_MESSAGE: usize = 1160;
 /// Further hops that a packet may be pushed at most.
@@ -28,11 +30,11 @@ impl Key {
     pub(crate) const LEN: usize = 16;
     pub(crate) const MIN: Self = Self([0; 2]);
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self([reader.u64()?, reader.u64()?]))
     }
 
-    fn write(self, writer: &mut Writer) {
+    pub(crate) fn write(self, writer: &mut Writer) {
         writer.u64(self.0[0]).u64(self.0[1]);
     }
 
@@ -160,6 +162,8 @@ pub(crate) enum Message {
     Next { keys: Vec<Key> },
     /// The successors of a packet that the sender holds.
     Follows { previous: Key, keys: Vec<Key> },
+    /// Who holds what, shown.
+    Proving(Proving),
 }
 
 impl Message {
@@ -210,6 +214,7 @@ impl Message {
             }
             8 => Self::Next { keys: read_keys(&mut reader, 1)? },
             9 => Self::Follows { previous: Key::read(&mut reader)?, keys: read_keys(&mut reader, 1)? },
+            kind @ 20..=23 => Self::Proving(Proving::read(kind, &mut reader)?),
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -296,6 +301,7 @@ impl Message {
                 previous.write(writer.u8(9));
                 write_keys(&mut writer, keys);
             }
+            Self::Proving(proving) => proving.write(&mut writer),
         }
         debug_assert!(writer.len() <= MAX_MESSAGE);
         writer.finish().into()

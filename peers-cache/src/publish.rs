@@ -79,6 +79,16 @@ impl Published {
         }
     }
 
+    /// The packets of the message that a packet belongs to, the head first.
+    pub(crate) fn keys_of(&self, key: Key) -> &[Key] {
+        self.packets.get(&key).and_then(|(message, _)| self.messages.get(message)).map_or(&[], |message| &message.keys)
+    }
+
+    /// The peers that said to hold a packet.
+    pub(crate) fn holders_of(&self, key: Key) -> &[PeerId] {
+        self.packets.get(&key).map_or(&[], |(_, holders)| holders)
+    }
+
     /// Counts a holder; the head and the holders of every packet if these became more.
     fn holds(&mut self, key: Key, peer: PeerId) -> Option<(PacketId, u32)> {
         let (message, holders) = self.packets.get_mut(&key)?;
@@ -133,6 +143,7 @@ impl Cache {
 
     /// A neighbour holds one of our packets.
     pub(crate) fn published_holds(&mut self, from: u32, key: Key) {
+        self.claimed(from, key);
         let Some(peer) = self.neighbours.get(&from).map(|neighbour| neighbour.peer) else { return };
         if let Some((id, holders)) = self.published.holds(key, peer) {
             self.raise(Event::Stored { id, holders });

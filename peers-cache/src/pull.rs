@@ -19,8 +19,8 @@ const MAX_SOURCES: usize = 8;
 const MAX_TRIES: u32 = 8;
 /// Of these, when nobody is known to have it and a neighbour asks us.
 const MAX_SEARCH_TRIES: u32 = 2;
-/// Hops that the search for such a packet may travel: 2 neighbours each time, so at most 30 for each that the seeker asks.
-pub(crate) const MAX_SEARCH_HOPS: u8 = 3;
+/// Hops that the search for a packet that nobody is known to have may travel: 2 neighbours each time, so at most 30 for each that the seeker asks.
+pub const MAX_SEARCH_HOPS: u8 = 3;
 /// What a search costs of a neighbour's budget for work.
 const SEARCH_COST: usize = 32;
 /// Packets of which it is only known who heard of them.

@@ -6,6 +6,7 @@ use peers_crypto::check_publisher;
 use peers_wire::{Header, MAX_POSTAGE, Packet, Timestamp};
 
 use crate::cache::Cache;
+use crate::carry::STRANGER;
 use crate::config::Event;
 use crate::message::{Key, Message, Tag};
 use crate::store::Inserted;
@@ -76,7 +77,7 @@ impl Cache {
     }
 
     /// Takes in a checked packet from a neighbour, and the fragments that waited for it.
-    fn accept(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: &Packet) {
+    pub(crate) fn accept(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: &Packet) {
         let mut accepted = vec![(from, eager, packet.clone())];
         while let Some((from, eager, packet)) = accepted.pop() {
             let waiting = self.take_in(now, wall, from, eager, &packet);
@@ -93,7 +94,7 @@ impl Cache {
     fn take_in(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: &Packet) -> Vec<(u32, Packet)> {
         let (key, tag) = (Key::from(packet.id()), Tag::from(packet.topic()));
         let pull = self.end_pull(now, key, Some(from));
-        let origin = self.neighbours.get(&from).map(|neighbour| neighbour.origin);
+        let origin = Some(self.neighbours.get(&from).map_or(STRANGER, |neighbour| neighbour.origin));
         let second = self.second(now);
         let packet = packet.with_postage(packet.postage().max(self.least_postage(wall, packet)));
         if self.store.insert(packet.clone(), origin, self.wants(tag), wall, second) != Inserted::New {

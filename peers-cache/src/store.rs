@@ -298,6 +298,11 @@ impl Store {
         self.order(tag).map_or_else(Summary::default, Order::total)
     }
 
+    /// All packets, in no order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Packet> {
+        self.slots.iter().filter_map(|slot| slot.packet.as_ref())
+    }
+
     /// The packets of a topic in order of creation.
     pub(crate) fn packets(&self, tag: Tag) -> impl Iterator<Item = &Packet> {
         let entries = self.order(tag).into_iter().flat_map(|order| order.range(Bound::MIN, Bound::MAX));

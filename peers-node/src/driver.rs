@@ -33,10 +33,15 @@ pub(crate) type Command = Box<dyn FnOnce(&mut Driver, Instant, Timestamp) + Send
 
 /// What became of a letter, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LetterState {
+pub enum LetterState {
+    /// It is on disk here.
     Queued,
+    /// So many other peers, counted once for each origin, proved to hold it for the recipient.
     Stored(u32),
+    /// The recipient has stored it, and signed that.
     Delivered,
+    /// The caches of others have let go of it undelivered: it is kept here, and goes when the recipient is met.
+    Expired,
 }
 
 /// Who waits for a linking.
@@ -333,6 +338,7 @@ impl Driver {
             stack::Event::MailStored { id, holders } => {
                 self.on_letter(id, LetterState::Stored(holders));
             }
+            stack::Event::MailExpired { id } => self.on_letter(id, LetterState::Expired),
             stack::Event::MailDelivered { id } => {
                 self.on_letter(id, LetterState::Delivered);
                 self.store.write_behind("the outbox", move |c| c.execute("DELETE FROM outbox WHERE id = ?1", [id]).map(drop));

@@ -83,7 +83,7 @@ impl Topic {
             GroupPublishError::Seal(_) => PublishError::TooLarge { size, max: peers_wire::MAX_MESSAGE },
         })?;
         queued.await.map_err(|_| Closed)?.map_err(PublishError::State)?;
-        Ok(Publication { id, holders })
+        Ok(Publication { node: self.node.clone(), id, holders })
     }
 
     /// The messages that arrive from now on, own ones too.
@@ -164,6 +164,7 @@ impl Messages {
 /// A message that was published.
 #[derive(Debug)]
 pub struct Publication {
+    node: Node,
     id: PacketId,
     holders: watch::Receiver<u32>,
 }
@@ -174,16 +175,18 @@ impl Publication {
         self.id
     }
 
-    /// How many other peers said that they hold it.
+    /// How many other peers signed that they hold it and have failed no check since; those of one address prefix count once.
     pub fn holders(&self) -> u32 {
         *self.holders.borrow()
     }
 
-    /// Waits until `copies` other peers hold it, and gives how many do.
+    /// Waits until `copies` other peers hold it, and gives how many do; at most 32 are counted.
     ///
     /// # Errors
     /// [`Closed`].
     pub async fn stored(&mut self, copies: u32) -> Result<u32, Closed> {
+        let id = self.id;
+        self.node.call(move |driver, now, wall| driver.stack.watch(now, wall, id, copies)).await?;
         self.holders.wait_for(|holders| *holders >= copies).await.map(|holders| *holders).map_err(|_| Closed)
     }
 }
@@ -191,6 +194,7 @@ impl Publication {
 /// A letter that was sent.
 #[derive(Debug)]
 pub struct Sending {
+    pub(crate) node: Node,
     pub(crate) id: LetterId,
     pub(crate) state: watch::Receiver<LetterState>,
 }
@@ -201,34 +205,51 @@ impl Sending {
         self.id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// How many other peers hold it for the recipient; delivered counts as enough.
-    pub fn holders(&self) -> u32 {
-        match *self.state.borrow() {
-            LetterState::Queued => 0,
-            LetterState::Stored(holders) => holders,
-            LetterState::Delivered => u32::MAX,
+    /// What became of it, as far as is known.
+    pub fn state(&mut self) -> LetterState {
+        *self.state.borrow_and_update()
+    }
+
+    /// Waits until more is known of it, and gives that.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn changed(&mut self) -> Result<LetterState, Closed> {
+        self.state.changed().await.map_err(|_| Closed)?;
+        Ok(self.state())
+    }
+
+    /// Wants to know when `copies` other peers hold it, beyond the three or so that are asked anyway; at most 32 are counted.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn want(&self, copies: u32) -> Result<(), Closed> {
+        let id = self.id;
+        self.node.call(move |driver, now, wall| driver.stack.watch_letter(now, wall, id, copies)).await
+    }
+
+    /// Waits until `copies` other peers hold it, the recipient has it, or it has expired.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn stored(&mut self, copies: u32) -> Result<LetterState, Closed> {
+        loop {
+            match self.state() {
+                LetterState::Queued => {}
+                LetterState::Stored(holders) if holders < copies => self.want(copies).await?,
+                state => return Ok(state),
+            }
+            self.changed().await?;
         }
     }
 
-    /// Waits until `copies` other peers hold it, or the recipient has it.
+    /// Waits until the recipient has stored it, or it has expired.
     ///
     /// # Errors
     /// [`Closed`].
-    pub async fn stored(&mut self, copies: u32) -> Result<(), Closed> {
-        let enough = |state: &LetterState| match *state {
-            LetterState::Queued => false,
-            LetterState::Stored(holders) => holders >= copies,
-            LetterState::Delivered => true,
-        };
-        self.state.wait_for(enough).await.map(drop).map_err(|_| Closed)
-    }
-
-    /// Waits until the recipient has stored it.
-    ///
-    /// # Errors
-    /// [`Closed`].
-    pub async fn delivered(&mut self) -> Result<(), Closed> {
-        self.state.wait_for(|state| *state == LetterState::Delivered).await.map(drop).map_err(|_| Closed)
+    pub async fn delivered(&mut self) -> Result<LetterState, Closed> {
+        let last = |state: &LetterState| matches!(state, LetterState::Delivered | LetterState::Expired);
+        self.state.wait_for(last).await.map(|state| *state).map_err(|_| Closed)
     }
 }
 

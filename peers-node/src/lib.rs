@@ -2,10 +2,12 @@
 
 mod account;
 mod backup;
+mod carry;
 mod clock;
 mod counters;
 mod database;
 mod driver;
+mod fate;
 mod groups;
 mod handles;
 mod home;
@@ -35,6 +37,8 @@ mod types;
 
 pub use account::{Account, Catalogue, DatabaseId, Membership};
 pub use backup::{ImportError, Imported, export, import};
+pub use carry::{CarryError, HeldStatus, HolderStatus, PacketsExported, PacketsImported, ReceiptStatus, TraceStatus};
+pub use driver::LetterState;
 pub use groups::{Audit, AuditMember, AuditRemoved, GroupPublishError};
 pub use handles::{Acceptance, Changes, Database, DatabaseError, DatabaseOptions, Invitation, Messages, Publication, Sending, Topic};
 pub use home::Home;

@@ -2,7 +2,7 @@
 //!
 //! A letter to someone who never answered goes to their public inbox topic, sealed to them; everything after that to a topic that only the two can name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use peers_crypto::{TopicKey, open_from, seal_to};
@@ -20,6 +20,8 @@ pub(crate) struct Mailroom {
     sending: BTreeMap<LetterId, Outgoing>,
     /// Letters waiting in the relay cache, by the packet of their head.
     posted: BTreeMap<PacketId, LetterId>,
+    /// When letters expire in the relay cache.
+    expiring: BTreeSet<(Instant, LetterId, PacketId)>,
     /// Letters whose recipient is being sought.
     seeking: Vec<Seeking>,
     /// Receipts for those with whom a session is beginning, until when it is waited for.
@@ -57,9 +59,18 @@ impl Mailroom {
         self.posted.get(packet).copied()
     }
 
-    /// When a session has been waited for long enough.
+    /// The packet of a letter that is in the relay cache.
+    pub(crate) fn packet_of(&self, id: &LetterId) -> Option<PacketId> {
+        match self.sending.get(id) {
+            Some(Outgoing::Posted { packet, .. }) => Some(*packet),
+            _ => None,
+        }
+    }
+
+    /// When a session has been waited for long enough, or a letter expires.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.seeking.iter().map(|seeking| seeking.until).chain(self.receipts.iter().map(|(until, ..)| *until)).min()
+        let waiting = self.seeking.iter().map(|seeking| seeking.until).chain(self.receipts.iter().map(|(until, ..)| *until));
+        waiting.chain(self.expiring.first().map(|(until, ..)| *until)).min()
     }
 
     /// Whom a letter that was sent here, and is not known to be there, is for.
@@ -74,7 +85,7 @@ impl Mailroom {
 }
 
 impl Stack {
-    /// Sends a letter to `to`; [`Event::MailStored`] and [`Event::MailDelivered`] tell what became of it.
+    /// Sends a letter to `to`; [`Event::MailStored`], [`Event::MailDelivered`] and [`Event::MailExpired`] tell what became of it.
     ///
     /// Without a session one is tried for, once. A letter that fits goes with the handshake; if no session comes within a second, it is left in the relay cache.
     pub fn send(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: Letter) {
@@ -247,7 +258,12 @@ impl Stack {
 
     fn post(&mut self, now: Instant, wall: Timestamp, to: PeerId, letter: &Letter) {
         if let Some(packet) = self.publish_mail(now, wall, to, &MailBody::Letter(letter.clone()).encode()) {
+            self.cache.watch(now, packet, 0);
             self.mail.posted.insert(packet, letter.id);
+            self.mail.expiring.insert((now + LIFETIME, letter.id, packet));
+            if self.mail.expiring.len() > MAX_POSTED {
+                self.mail.expiring.pop_first();
+            }
             if let Some(Outgoing::Posted { packet, .. }) = self.mail.sending.insert(letter.id, Outgoing::Posted { to, packet }) {
                 self.mail.posted.remove(&packet);
             }
@@ -263,6 +279,20 @@ impl Stack {
             None => {
                 let sealed = seal_to(&self.key, to, MAIL_CONTEXT, body, &mut self.rng).ok()?;
                 self.say(now, wall, &TopicKey::inbox(to), &sealed, DEFAULT_LIFETIME).ok()
+            }
+        }
+    }
+
+    /// Letters that nobody came for in time are reported; those that were posted again since, or delivered, are not.
+    pub(crate) fn expire_mail(&mut self, now: Instant) {
+        while let Some(&(until, id, packet)) = self.mail.expiring.first()
+            && until <= now
+        {
+            self.mail.expiring.pop_first();
+            if self.mail.packet_of(&id) == Some(packet) {
+                self.mail.sending.remove(&id);
+                self.mail.posted.remove(&packet);
+                self.events.push_back(Event::MailExpired { id });
             }
         }
     }
@@ -332,6 +362,8 @@ fn early_letter(letter: &Letter) -> Vec<u8> {
 const EARLY_MAIL: u8 = 0;
 /// How long a letter waits for a session with its recipient, and a receipt for one that is beginning, before the relay cache has it: two round trips of 300 ms and a repetition.
 const SEEK_TIME: Duration = Duration::from_secs(1);
+/// How long caches keep a letter.
+const LIFETIME: Duration = Duration::from_secs(DEFAULT_LIFETIME as u64 * 60);
 /// Receipts that wait for a session.
 const MAX_RECEIPTS: usize = 256;
 const MAIL_CONTEXT: &str = "peers mail 1";

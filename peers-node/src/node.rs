@@ -403,7 +403,7 @@ impl Node {
         let (stored, sent) = tokio::join!(biased; stored, sent);
         stored.map_err(PublishError::State)?;
         sent?;
-        Ok(Sending { id, state })
+        Ok(Sending { node: self.clone(), id, state })
     }
 
     /// The last `limit` letters received, oldest first.

@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 
 use peers_nat::Path;
+use peers_wire::PeerId;
+
+use crate::stack::Stack;
 
 /// The /24 or /48 of a public address, a private address as it is, or the relay through which a peer is reached.
 pub(crate) fn origin_of(path: &Path) -> u64 {
@@ -22,10 +25,21 @@ pub(crate) fn origin_of(path: &Path) -> u64 {
     }
 }
 
+impl Stack {
+    /// Tells the cache where a peer comes from.
+    pub(crate) fn tell_origin(&mut self, peer: PeerId, path: &Path) {
+        // Whoever has many keys may be a relay by each of them.
+        let relay = match path {
+            Path::Direct(_) => None,
+            Path::Relayed(relay) => self.agent.peer(*relay).map(|relay| relay.path),
+        };
+        self.cache.set_origin(peer, origin_of(relay.as_ref().unwrap_or(path)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peers_wire::PeerId;
 
     fn direct(address: &str) -> u64 {
         origin_of(&Path::Direct(address.parse().unwrap()))

@@ -17,7 +17,6 @@ use crate::account::{Account, DatabaseId, database_topic};
 use crate::linking::{LinkFailure, LinkMatch, Linkings};
 use crate::mail::Mailroom;
 use crate::message::{Letter, LetterId, MailBody, PeerMessage};
-use crate::origin::origin_of;
 use crate::recovery::{Recovering, RestoreFailure};
 use crate::topics::Topics;
 use crate::transport::{self, Lane, Transport};
@@ -57,11 +56,11 @@ pub enum Event {
     },
     /// A message on a subscribed topic; its author and publisher are checked.
     Message(TopicMessage),
-    /// A packet published here is held by that many other peers.
+    /// That many other peers have proven to hold a message published here; fewer than before, if one failed a check.
     Stored {
         /// The packet: a message's head.
         id: PacketId,
-        /// Distinct peers that said they hold it.
+        /// Origins, such as address prefixes, of peers that signed receipts.
         holders: u32,
     },
     /// Mail; to be answered by [`Stack::acknowledge`] once it is stored. May come more than once.
@@ -75,8 +74,13 @@ pub enum Event {
     MailStored {
         /// The letter.
         id: LetterId,
-        /// Distinct peers that said they hold it.
+        /// Origins, such as address prefixes, of peers that signed receipts.
         holders: u32,
+    },
+    /// A letter left in the caches of others has expired there undelivered: it waits for a meeting with its recipient.
+    MailExpired {
+        /// The letter.
+        id: LetterId,
     },
     /// The recipient has stored a letter sent here.
     MailDelivered {
@@ -295,7 +299,8 @@ impl Stack {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let agent = Agent::new(now, config.nat, DeviceKey::clone(&key), rng.random());
         let cache_budget = config.cache.budget;
-        let cache = Cache::new(now, config.cache, key.id(), rng.random());
+        let mut cache = Cache::new(now, config.cache, key.id(), rng.random());
+        cache.sign_with(DeviceKey::clone(&key));
         let mut stack = Self {
             key,
             rng,
@@ -516,6 +521,7 @@ impl Stack {
         }
         self.repair_messages(now, wall);
         self.expire_seeking(now, wall);
+        self.expire_mail(now);
         self.expire_linking(now, wall);
         self.on_recovery_timeout(now, wall);
         self.settle(now, wall);
@@ -602,8 +608,8 @@ impl Stack {
                     state.transport.path_changed(now);
                     self.busy.insert(peer);
                 }
-                self.cache.set_origin(peer, origin_of(&path));
                 self.tell_rtt(peer);
+                self.tell_origin(peer, &path);
                 self.events.push_back(Event::PathChanged { peer, path });
             }
             peers_nat::Event::Doubt { peer } => {
@@ -628,8 +634,8 @@ impl Stack {
         let state = Peer { transport, due: None, greeted: false, databases: BTreeSet::new(), waiting: VecDeque::new(), waiting_bytes: 0 };
         self.peers.insert(peer, state);
         self.cache.peer_connected(now, peer);
-        self.cache.set_origin(peer, origin_of(&path));
         self.tell_rtt(peer);
+        self.tell_origin(peer, &path);
         self.events.push_back(Event::Connected { peer, path });
         match self.account.has_device(peer) {
             true => self.greet(peer),
@@ -739,7 +745,9 @@ impl Stack {
     fn on_cache_event(&mut self, now: Instant, wall: Timestamp, event: peers_cache::Event) {
         match event {
             peers_cache::Event::Packet(packet) => self.on_packet(now, wall, packet),
-            peers_cache::Event::Stored { id, holders } => match self.mail.letter_of(&id) {
+            // What they merely say is for the cache to act on.
+            peers_cache::Event::Stored { .. } => {}
+            peers_cache::Event::Attested { id, holders } => match self.mail.letter_of(&id) {
                 Some(id) => self.events.push_back(Event::MailStored { id, holders }),
                 None => self.events.push_back(Event::Stored { id, holders }),
             },

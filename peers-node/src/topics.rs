@@ -72,6 +72,17 @@ impl Topics {
 }
 
 impl Stack {
+    /// The topics that are behind what an application knows as one: those of the newest epochs, where it is the user's or a group's.
+    pub(crate) fn topics_of(&self, id: TopicId) -> Vec<TopicId> {
+        let is = |(topic, followed): &(&TopicId, &Followed)| match followed.purpose {
+            Purpose::Application => **topic == id,
+            Purpose::Label(label) => label == id,
+            Purpose::Group(group) => group.0 == id.0,
+            _ => false,
+        };
+        self.topics.followed.iter().filter(is).map(|(topic, _)| *topic).collect()
+    }
+
     /// Follows a topic: its messages, those held here already first, come as [`Event::Message`].
     pub fn subscribe(&mut self, now: Instant, wall: Timestamp, key: ReadKey) {
         self.follow(now, key, Purpose::Application);
@@ -107,6 +118,7 @@ impl Stack {
         lifetime: u16,
     ) -> Result<PacketId, SealError> {
         let id = self.say(now, wall, topic, body, lifetime)?;
+        self.cache.watch(now, id, 0);
         self.settle(now, wall);
         Ok(id)
     }

@@ -203,7 +203,7 @@ impl Network {
                     assert!(news, "a packet is raised once");
                 }
                 Event::Stored { id, holders } => drop(self.stored.insert(id, holders)),
-                Event::Kept(_) | Event::Dropped(_) => {}
+                Event::Attested { .. } | Event::Kept(_) | Event::Dropped(_) => {}
             }
         }
         self.wakes[peer] = self.peers[peer].poll_timeout();

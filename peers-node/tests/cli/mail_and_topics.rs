@@ -21,6 +21,10 @@ fn mail_to_someone_who_is_away_is_code_3_alone_and_code_5_once_a_stranger_holds_
     alice.run(&arguments).fails(3, &["kept here"]);
     let second = stranger.up_beside("stranger", &alice);
     alice.run(&arguments).fails(5, &["other peer"]);
+    let stored = alice.ok(&["send", &bob_id, "--text", "signed for", "--wait", "stored"]);
+    assert_eq!((&stored["copies"], &stored["delivered"]), (&1.into(), &false.into()));
+    // One machine is one holder, whatever runs on it.
+    alice.run(&["send", &bob_id, "--text", "x", "--wait", "stored", "--copies", "2", "--timeout", "1s"]).fails(5, &["1 other peer"]);
     assert_eq!(alice.ok(&["send", &bob_id, "--text", "queued"])["delivered"], false);
     first.stop();
     let third = bob.up_beside("bob", &stranger);

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 mod early;
+mod fate;
 mod groups;
 mod linking;
 mod net;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cache;
 mod groups;
 
 use core::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use peers_wire::PeerId;
 
+pub(crate) use cache::Cache;
 pub(crate) use groups::{Group, Guardians, Id, Identity, Recovery, RoleName, Sure};
 
 /// Your devices keep databases in step and pass messages, with no server in the middle.
@@ -69,6 +71,9 @@ pub(crate) enum Command {
     /// Keep SQLite databases in step on all of your devices.
     #[command(subcommand)]
     Db(Database),
+    /// The cache that this device lends to everyone: what it holds, where a packet is, and packets in files.
+    #[command(subcommand)]
+    Cache(Cache),
     /// Run three peers on this machine, and check that all of this holds.
     Demo(Demo),
     /// Print a completion script for a shell.

@@ -66,6 +66,11 @@ pub(crate) fn has_keyboard() -> bool {
     std::io::stdin().is_terminal()
 }
 
+/// Somebody sees standard error as it is written.
+pub(crate) fn has_screen() -> bool {
+    std::io::stderr().is_terminal()
+}
+
 fn write_to(mut out: impl Write, text: &str) {
     let end = if text.ends_with('\n') { "" } else { "\n" };
     let _ = write!(out, "{text}{end}").and_then(|()| out.flush());

@@ -1,6 +1,7 @@
 //! The commands. Each asks the node that runs here, and shows what it answers.
 
 mod audit;
+mod cache;
 mod db;
 mod group;
 mod id;
@@ -42,6 +43,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         Command::Send(send) => send::send(send, output).await,
         Command::Inbox(inbox) => inbox::inbox(&inbox, output).await,
         Command::Db(database) => db::db(database, output).await,
+        Command::Cache(command) => cache::cache(command, output).await,
         Command::Demo(demo) => {
             let summary = crate::demo::run(&demo, output).await?;
             output.finish(&summary);

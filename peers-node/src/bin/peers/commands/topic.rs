@@ -98,7 +98,7 @@ fn line(message: &Message) -> String {
     format!("{} {}: {body}", time(message.created), safe(author, false))
 }
 
-fn name(label: String, passphrase: bool) -> Result<TopicName, Failure> {
+pub(super) fn name(label: String, passphrase: bool) -> Result<TopicName, Failure> {
     if label.is_empty() {
         return Err(Failure::usage("a topic needs a name"));
     }

@@ -45,6 +45,12 @@ pub(crate) enum Request {
     Send { to: String, name: Option<String>, body: Body, until: Until, copies: u32, timeout_ms: u64 },
     /// An event per letter: the newest `last`, then those that come if `live`.
     Inbox { last: usize, live: bool },
+    /// Where a packet is, by its id or that of a letter.
+    Trace { id: String, timeout_ms: u64 },
+    /// Writes packets into a file, of all topics or of one. `file` is absolute.
+    Export { file: PathBuf, topic: Option<TopicName> },
+    /// Takes in the packets of a file. `file` is absolute.
+    Import { file: PathBuf },
     /// Tracks tables of a database, all if none is named. `file` is absolute.
     Track { file: PathBuf, tables: Vec<String>, name: Option<String>, plain: bool },
     /// Stops tracking tables, all if none is named.

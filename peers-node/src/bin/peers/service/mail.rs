@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use hashbrown::HashSet;
-use peers_node::{Mail, Node, NodeEvent};
+use peers_node::{LetterState, Mail, Node, NodeEvent, Sending};
 use peers_wire::PeerId;
 use tokio::time::timeout;
 
@@ -13,44 +13,85 @@ use crate::control::answer;
 use crate::control::request::Until;
 use crate::control::server::Replies;
 use crate::failure::{Code, Failure};
+use crate::text::plural;
+
+/// What to wait for, and how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    pub(crate) until: Until,
+    pub(crate) copies: u32,
+    pub(crate) timeout_ms: u64,
+}
 
 pub(crate) async fn send(
     node: &Node,
     to: &str,
     name: Option<&str>,
     body: &Body,
-    until: Until,
-    copies: u32,
-    timeout_ms: u64,
+    how: How,
+    replies: &mut Replies,
 ) -> Result<answer::Progress, Failure> {
+    let How { until, copies, timeout_ms } = how;
     let body = bytes(body)?;
     let recipient = find(node, to).await?;
     let mut sending = node.send(recipient, name, body.into()).await?;
-    let limit = Duration::from_millis(timeout_ms);
-    let (arrived, waited) = match until {
-        Until::Queued => (true, false),
-        Until::Stored => (timeout(limit, sending.stored(copies)).await.is_ok(), false),
-        Until::Delivered => (timeout(limit, sending.delivered()).await.is_ok(), true),
+    let state = match until {
+        Until::Queued => LetterState::Queued,
+        _ => {
+            let waited = timeout(Duration::from_millis(timeout_ms), wait(&mut sending, until, copies, replies)).await;
+            waited.unwrap_or_else(|_| Ok(sending.state()))?
+        }
     };
-    let holders = sending.holders();
-    if arrived {
-        let delivered = waited || holders == u32::MAX;
-        return Ok(answer::Progress {
-            id: sending.id(),
-            copies: if holders == u32::MAX { 0 } else { holders },
-            delivered: Some(delivered),
-        });
-    }
-    Err(if holders > 0 {
-        Failure::new(Code::Stored, format!("{to} has not taken it within {timeout_ms} ms; {holders} other peers hold it"))
-            .hint("it is delivered when the recipient comes online; nothing needs to be done")
-    } else {
-        Failure::new(
+    match state {
+        state if until == Until::Queued || reached(state, until, copies) => Ok(progress(&sending, state)),
+        LetterState::Stored(holders) if holders > 0 => {
+            let held = plural(holders as usize, "other peer holds", "other peers hold");
+            Err(Failure::new(Code::Stored, format!("{to} has not taken it within {timeout_ms} ms; {held} it"))
+                .hint("it is delivered when the recipient comes online; nothing needs to be done"))
+        }
+        LetterState::Expired => {
+            Err(Failure::new(Code::Unreachable, format!("{to} has not come for it: it has expired in the caches of others"))
+                .hint("it is kept here, and goes when both are online at the same time"))
+        }
+        _ => Err(Failure::new(
             Code::Unreachable,
             format!("{to} cannot be reached, and no other peer holds it after {timeout_ms} ms; it is kept here"),
         )
-        .hint("it is sent when peers are met while `peers up` runs: see `peers status`")
-    })
+        .hint("it is sent when peers are met while `peers up` runs: see `peers status`")),
+    }
+}
+
+/// Waits for a letter to get so far, and tells each step.
+async fn wait(sending: &mut Sending, until: Until, copies: u32, replies: &mut Replies) -> Result<LetterState, Failure> {
+    let mut told = None;
+    loop {
+        let state = sending.state();
+        if told.replace(state) != Some(state) {
+            replies.event(&progress(sending, state)).await?;
+        }
+        if reached(state, until, copies) || state == LetterState::Expired {
+            return Ok(state);
+        }
+        // Asks for as many receipts as are wanted.
+        match until {
+            Until::Stored => sending.want(copies).await?,
+            _ => {}
+        }
+        sending.changed().await?;
+    }
+}
+
+const fn reached(state: LetterState, until: Until, copies: u32) -> bool {
+    match state {
+        LetterState::Delivered => true,
+        LetterState::Stored(holders) => matches!(until, Until::Stored) && holders >= copies,
+        LetterState::Queued | LetterState::Expired => false,
+    }
+}
+
+fn progress(sending: &Sending, state: LetterState) -> answer::Progress {
+    let copies = if let LetterState::Stored(holders) = state { holders } else { 0 };
+    answer::Progress { id: sending.id(), copies, delivered: Some(state == LetterState::Delivered) }
 }
 
 pub(crate) async fn inbox(node: &Node, last: usize, live: bool, replies: &mut Replies) -> Result<answer::Count, Failure> {

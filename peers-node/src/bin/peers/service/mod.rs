@@ -1,5 +1,6 @@
 //! What the running node does for its clients: each request by the public API of [`Node`].
 
+mod cache;
 mod database;
 mod errors;
 mod group;
@@ -41,9 +42,13 @@ pub(crate) async fn run(request: Request, node: &Node, replies: &mut Replies) ->
         }
         Request::Follow { topic, last, live, count } => value(&topic::follow(node, &topic, last, live, count, replies).await?),
         Request::Send { to, name, body, until, copies, timeout_ms } => {
-            value(&mail::send(node, &to, name.as_deref(), &body, until, copies, timeout_ms).await?)
+            let how = mail::How { until, copies, timeout_ms };
+            value(&mail::send(node, &to, name.as_deref(), &body, how, replies).await?)
         }
         Request::Inbox { last, live } => value(&mail::inbox(node, last, live, replies).await?),
+        Request::Trace { id, timeout_ms } => value(&cache::trace(node, &id, timeout_ms).await?),
+        Request::Export { file, topic } => value(&cache::export(node, &file, topic.as_ref()).await?),
+        Request::Import { file } => value(&cache::import(node, &file).await?),
         Request::Track { file, tables, name, plain } => value(&database::track(node, &file, &tables, name, plain).await?),
         Request::Untrack { database, tables } => value(&database::untrack(node, &database, &tables).await?),
         Request::Databases { database } => value(&database::status(node, database.as_ref()).await?),

@@ -65,7 +65,7 @@ pub(crate) async fn follow(
 }
 
 /// The topic: shared with those who know the passphrase, else the user's own.
-async fn join(node: &Node, topic: &TopicName) -> Result<Topic, Failure> {
+pub(super) async fn join(node: &Node, topic: &TopicName) -> Result<Topic, Failure> {
     if topic.group {
         let group = node.group_topic(super::group::id(node, Some(&topic.label)).await?).await?;
         return group.ok_or_else(|| Failure::failed(format!("this device is not in {} any more", topic.label)));
