@@ -250,7 +250,7 @@ impl Cache {
         if keys.is_empty() || keys.len() > MAX_WATCHED_PACKETS {
             return;
         }
-        let wanted = copies.max(u32::try_from(self.config.copies).unwrap_or(u32::MAX)).min(MAX_HOLDERS as u32);
+        let wanted = copies.max(u32::try_from(self.config.copies).unwrap_or(u32::MAX));
         if let Some(watched) = receipts.packets.get(&keys[0]).and_then(|(message, _)| receipts.watched.get_mut(message)) {
             if watched.wanted < wanted {
                 watched.wanted = wanted;
@@ -426,13 +426,12 @@ impl Cache {
             self.tell_attested(&ask.keys, true);
             return;
         }
-        let (held, lacking): (Vec<(usize, Key)>, Vec<(usize, Key)>) =
-            ask.keys.iter().copied().enumerate().partition(|(at, _)| is_held(*at));
-        let lacking: Vec<Key> = lacking.into_iter().map(|(_, key)| key).collect();
+        let of = |wanted: bool| ask.keys.iter().enumerate().filter(move |(at, _)| is_held(*at) == wanted).map(|(_, key)| *key);
+        let lacking: Vec<Key> = of(false).collect();
         self.receipts.disprove(&ask, &lacking, false);
         if let (Purpose::Receipt, Some((at, _))) = (ask.purpose, receipt) {
             self.stats.receipts += 1;
-            for (_, key) in held {
+            for key in of(true) {
                 self.receipts.attest(&ask, at, key);
             }
         }

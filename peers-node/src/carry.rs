@@ -305,7 +305,7 @@ fn failed(path: &Path, source: std::io::Error) -> CarryError {
 }
 
 fn write(path: &Path, packets: &[Packet]) -> std::io::Result<PacketsExported> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     // Made for its owner only, and gone if this fails.
     let file = tempfile::Builder::new().prefix(".peers-packets-").tempfile_in(folder)?;
     let mut out = BufWriter::new(file);

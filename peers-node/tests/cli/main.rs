@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of the harness fails its test")]
 
 mod bad_input;
+mod cache;
 mod control;
 mod devices;
 mod groups;

@@ -73,9 +73,8 @@ async fn wait(sending: &mut Sending, until: Until, copies: u32, replies: &mut Re
             return Ok(state);
         }
         // Asks for as many receipts as are wanted.
-        match until {
-            Until::Stored => sending.want(copies).await?,
-            _ => {}
+        if until == Until::Stored {
+            sending.want(copies).await?;
         }
         sending.changed().await?;
     }
