@@ -11,6 +11,8 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::carry::Traces;
 use crate::config::{Config, Event, Stats};
+use crate::differ::Talks;
+use crate::gather::Gatherings;
 use crate::message::{Key, Message, Summary, Tag};
 use crate::neighbour::Neighbour;
 use crate::pen::Pen;
@@ -40,6 +42,7 @@ pub(crate) enum Timer {
     Topics(u32),
     Compare,
     Published(u32),
+    Talk(u32),
     Proof(u64),
     Check,
     Tick,
@@ -64,6 +67,10 @@ pub struct Cache {
     pub(crate) receipts: Receipts,
     pub(crate) traces: Traces,
     pub(crate) changes: Changes,
+    pub(crate) talks: Talks,
+    pub(crate) gatherings: Gatherings,
+    /// What the clock said last.
+    pub(crate) wall: Timestamp,
     /// What was evicted or refused, not to be pulled again.
     pub(crate) gone: Seen,
     pub(crate) pen: Pen,
@@ -100,6 +107,9 @@ impl Cache {
             receipts: Receipts::default(),
             traces: Traces::default(),
             changes: Changes::default(),
+            talks: Talks::default(),
+            gatherings: Gatherings::new(),
+            wall: Timestamp(0),
             gone: Seen::default(),
             pen: Pen::default(),
             awaited: VecDeque::new(),
@@ -120,6 +130,7 @@ impl Cache {
             return;
         }
         self.store.prefer(tag, true);
+        self.store.keep_sketch(tag, self.wall);
         self.interests_changed(now);
         self.finish();
     }
@@ -159,6 +170,7 @@ impl Cache {
     pub fn peer_disconnected(&mut self, _now: Instant, peer: PeerId) {
         if let Some(serial) = self.serials.remove(&peer) {
             self.neighbours.remove(&serial);
+            self.forget_talks(serial);
         }
     }
 
@@ -166,6 +178,7 @@ impl Cache {
     ///
     /// - `packets`: signed; a head first, then its fragments, parents before children
     pub fn publish(&mut self, now: Instant, wall: Timestamp, packets: Vec<Packet>) {
+        self.wall = wall;
         self.spread(now, wall, packets);
         self.finish();
     }
@@ -221,6 +234,7 @@ impl Cache {
 
     /// Takes in a packet from our own disk, which was checked when it came: nothing is spread, [`Event::Kept`] is not raised.
     pub fn load(&mut self, now: Instant, wall: Timestamp, packet: Packet) {
+        self.wall = wall;
         if packet.expires() <= wall {
             self.events.push_back(Event::Dropped(packet.id()));
             return;
@@ -237,6 +251,7 @@ impl Cache {
     /// A message came from a connected peer.
     pub fn handle_message(&mut self, now: Instant, wall: Timestamp, from: PeerId, message: Bytes) {
         self.stats.messages += 1;
+        self.wall = wall;
         let Some(&from) = self.serials.get(&from) else {
             self.stats.strangers += 1;
             return;
@@ -260,6 +275,10 @@ impl Cache {
             Message::List { tag, start, end, keys } => self.on_list(now, from, tag, start, end, &keys),
             Message::Next { keys } => self.on_next(from, &keys),
             Message::Follows { previous, keys } => self.on_follows(now, from, previous, &keys),
+            Message::Probe(probe) => self.on_probe(now, from, &probe),
+            Message::Cells(cells) => self.on_cells(now, from, &cells),
+            Message::More(more) => self.on_more(now, from, &more),
+            Message::Names(names) => self.on_names(now, from, &names),
             Message::Proving(proving) => self.on_proving(now, wall, from, proving),
         }
         self.ask_receipts(now);
@@ -268,6 +287,7 @@ impl Cache {
 
     /// Does what is due; early and repeated calls do nothing.
     pub fn handle_timeout(&mut self, now: Instant, wall: Timestamp) {
+        self.wall = wall;
         while let Some(&(due, timer)) = self.timers.first()
             && due <= now
         {
@@ -278,6 +298,7 @@ impl Cache {
                 Timer::Topics(neighbour) => self.send_topics(now, neighbour),
                 Timer::Compare => self.compare(now, wall),
                 Timer::Published(message) => self.offer_again(now, message),
+                Timer::Talk(neighbour) => self.talk_on(now, neighbour),
                 Timer::Proof(reference) => self.ask_again(now, reference),
                 Timer::Check => self.check_holder(now),
                 Timer::Tick => self.tick(now, wall),
@@ -337,6 +358,8 @@ impl Cache {
             Message::Topics { topics, .. } => 1 + topics.len() * RANGE_COST,
             Message::Ranges { ranges, .. } => ranges.len() * RANGE_COST,
             Message::Next { keys } => keys.len() * RANGE_COST,
+            Message::Probe(_) | Message::Cells(_) | Message::More(_) => RANGE_COST,
+            Message::Names(names) => names.wants.len() * WANT_COST + names.offers.len() + 1,
             Message::Proving(Proving::Prove { keys, .. }) => RANGE_COST + keys.len() * WANT_COST,
             Message::Proving(Proving::Proof { .. }) => RANGE_COST,
         };

@@ -112,6 +112,12 @@ pub struct Stats {
     pub repeated: u64,
     /// Requests that nobody answered.
     pub failed: u64,
+    /// Differences from a neighbour that a sketch told.
+    pub sketches: u64,
+    /// Cells of sketches that nobody asked for.
+    pub unasked: u64,
+    /// Sketches that made no sense, and packets that a neighbour offered by name and did not give: their sender is compared with by ranges alone for ten minutes.
+    pub poisoned: u64,
     /// Receipts for our packets that were genuine.
     pub receipts: u64,
     /// Answers that nobody asked for, or that are false.

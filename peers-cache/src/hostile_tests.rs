@@ -105,7 +105,7 @@ fn messages_of_who_is_not_connected_are_dropped_and_counted() {
 #[test]
 fn an_unknown_kind_and_an_oversized_message_are_dropped_and_counted() {
     let mut victim = Victim::new(Config::default());
-    for message in [vec![10], vec![255; 40], vec![0; 1161], Vec::new()] {
+    for message in [vec![99], vec![255; 40], vec![0; 1161], Vec::new()] {
         victim.cache.handle_message(victim.now, WALL, LIAR, message.into());
     }
     assert_eq!(victim.cache.stats().malformed, 4);

@@ -1,8 +1,8 @@
 //! The stream relay: gossip, and a small cache lent to everyone.
 //!
 //! A [`Cache`] spreads packets among the peers that are connected, keeps some for those who are away, and finds what is missing. A publisher pushes a packet to a few neighbours,
-//! these push it on to fewer; everyone announces what it holds by key (16 bytes), and who lacks it asks the nearest that has it. Neighbours that want the same topic compare sums of
-//! what they have, so that nothing stays lost. A budget of bytes ([`Config::budget`]) is lent to packets of anyone: those of subscribed topics first, then those that are near the
+//! these push it on to fewer; everyone announces what it holds by key (16 bytes), and who lacks it asks the nearest that has it. Neighbours that want the same topic compare
+//! what they have, small topics by sums and lists, large ones by sketches, so that nothing stays lost. A budget of bytes ([`Config::budget`]) is lent to packets of anyone: those of subscribed topics first, then those that are near the
 //! peer's own id by hash distance, so that all peers together hold far more than one.
 //!
 //! It checks what it takes in: the id is computed, a message's signature is checked against its topic, a fragment against its parent, once each, after deduplication and before it is stored.
@@ -16,12 +16,16 @@
 //! ```
 //!
 //! Sources: Leitão, Pereira, Rodrigues, "Epidemic Broadcast Trees" (eager and lazy push); Demers et al., "Epidemic Algorithms for Replicated Database Maintenance" (anti-entropy, and why
-//! rumours alone miss some); Meyer, "Range-Based Set Reconciliation", arXiv:2212.13567; RFC 6298 (round trips). The messages are docs/PROTOCOL.md, chapter "Cache and gossip"; why things
-//! are as they are, docs/decisions/0006-cache-and-gossip.md; what attackers can do, docs/THREATS.md.
+//! rumours alone miss some); Yang, Gilad, Alizadeh, "Practical Rateless Set Reconciliation", SIGCOMM 2024; Meyer, "Range-Based Set Reconciliation", arXiv:2212.13567; RFC 6298 (round trips). The messages are docs/PROTOCOL.md, chapter "Cache and gossip"; why things
+//! are as they are, docs/decisions/0006-cache-and-gossip.md and 0022-reconciliation.md; what attackers can do, docs/THREATS.md.
 
 mod cache;
 mod carry;
 mod config;
+mod differ;
+#[cfg(test)]
+mod differ_tests;
+mod gather;
 #[cfg(test)]
 mod hostile_tests;
 mod list;
@@ -37,6 +41,8 @@ mod receipt_tests;
 mod receive;
 mod reconcile;
 mod seen;
+mod sketch;
+mod sketch_message;
 mod spread;
 mod store;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use peers_wire::{DecodeError, Link, Packet, PacketId, Reader, Timestamp, TopicId, Writer};
 
 use crate::receipt::Proving;
+use crate::sketch_message::{Cells, More, Names, Probe};
 
 /// Bytes of a message at most.
 pub const MAX_MESSAGE: usize = 1160;
@@ -125,7 +126,7 @@ impl Summary {
         self.sum = self.sum.wrapping_sub(key.number());
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let count = reader.count((1 << 30) - 1, "packets")?;
         let summary = Self { count: u32::try_from(count).unwrap_or(u32::MAX), sum: u128::from_be_bytes(reader.array()?) };
         if summary.count == 0 && summary.sum != 0 {
@@ -134,7 +135,7 @@ impl Summary {
         Ok(summary)
     }
 
-    fn write(self, writer: &mut Writer) {
+    pub(crate) fn write(self, writer: &mut Writer) {
         writer.varint(u64::from(self.count)).bytes(&self.sum.to_be_bytes());
     }
 }
@@ -162,6 +163,14 @@ pub(crate) enum Message {
     Next { keys: Vec<Key> },
     /// The successors of a packet that the sender holds.
     Follows { previous: Key, keys: Vec<Key> },
+    /// What the sender has of a set.
+    Probe(Probe),
+    /// A part of the sender's sketch of a set.
+    Cells(Cells),
+    /// Asks for a part of the receiver's sketch.
+    More(More),
+    /// What the two differ in.
+    Names(Names),
     /// Who holds what, shown.
     Proving(Proving),
 }
@@ -214,6 +223,10 @@ impl Message {
             }
             8 => Self::Next { keys: read_keys(&mut reader, 1)? },
             9 => Self::Follows { previous: Key::read(&mut reader)?, keys: read_keys(&mut reader, 1)? },
+            10 => Self::Probe(Probe::read(&mut reader)?),
+            11 => Self::Cells(Cells::read(&mut reader)?),
+            12 => Self::More(More::read(&mut reader)?),
+            13 => Self::Names(Names::read(&mut reader)?),
             kind @ 20..=23 => Self::Proving(Proving::read(kind, &mut reader)?),
             kind => return Err(DecodeError::Kind(kind)),
         };
@@ -301,6 +314,10 @@ impl Message {
                 previous.write(writer.u8(9));
                 write_keys(&mut writer, keys);
             }
+            Self::Probe(probe) => probe.write(&mut writer),
+            Self::Cells(cells) => cells.write(&mut writer),
+            Self::More(more) => more.write(&mut writer),
+            Self::Names(names) => names.write(&mut writer),
             Self::Proving(proving) => proving.write(&mut writer),
         }
         debug_assert!(writer.len() <= MAX_MESSAGE);
@@ -394,7 +411,7 @@ mod tests {
         }
 
         #[test]
-        fn what_decodes_encodes_to_the_same_bytes(kind in 0..12u8, mut bytes in vec(any::<u8>(), 0..200)) {
+        fn what_decodes_encodes_to_the_same_bytes(kind in 0..16u8, mut bytes in vec(any::<u8>(), 0..200)) {
             bytes.insert(0, kind);
             let bytes = Bytes::from(bytes);
             if let Ok(message) = Message::decode(&bytes) {
@@ -428,7 +445,7 @@ mod tests {
     #[test]
     fn an_unknown_kind_flag_or_hop_count_is_refused() {
         assert_eq!(Message::decode(&Bytes::new()), Err(DecodeError::Truncated));
-        assert_eq!(Message::decode(&Bytes::from_static(&[10])), Err(DecodeError::Kind(10)));
+        assert_eq!(Message::decode(&Bytes::from_static(&[99])), Err(DecodeError::Kind(99)));
         assert_eq!(Message::decode(&Bytes::from_static(&[0, MAX_EAGER + 1])), Err(DecodeError::Range("eager")));
         assert_eq!(Message::decode(&Bytes::from_static(&[1, 4])), Err(DecodeError::Range("flags")));
         assert_eq!(Message::decode(&Bytes::from_static(&[2, MAX_HOPS + 1])), Err(DecodeError::Range("hops")));

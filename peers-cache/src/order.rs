@@ -1,11 +1,16 @@
 //! The packets of a topic in order of creation, with the sum of any range of them at hand.
 
-use crate::message::{Bound, Summary};
+use std::borrow::Cow;
+
+use crate::message::{Bound, Key, Summary};
+use crate::sketch::{KEPT, Naming, Sketch};
 
 /// Entries of a chunk at most.
 const CHUNK: usize = 64;
 /// A chunk with fewer is joined with the next if both fit one.
 const SPARSE: usize = 16;
+/// Packets from which on a topic has a sketch; with fewer than half of them it loses it again.
+pub(crate) const MIN_SKETCHED: u32 = 128;
 
 /// A sorted list cut in chunks of at most 64, each with its sum: insert, remove and sum cost O(log n + 64) moves, and a sum over a
 /// range n / 64 additions more. Most inserts are at the end and most removals at the front.
@@ -13,6 +18,8 @@ const SPARSE: usize = 16;
 pub(crate) struct Order {
     chunks: Vec<Chunk>,
     total: Summary,
+    /// Kept up to date with every change.
+    sketch: Option<Box<Sketch>>,
 }
 
 #[derive(Debug)]
@@ -45,6 +52,9 @@ impl Order {
     /// Adds a packet that is not in it.
     pub(crate) fn insert(&mut self, bound: Bound, slot: u32) {
         self.total.insert(bound.key);
+        if let Some(sketch) = &mut self.sketch {
+            sketch.insert(bound.key);
+        }
         let entry = Entry { bound, slot };
         let at = self.chunk_of(&bound);
         let Some(chunk) = self.chunks.get_mut(at) else {
@@ -77,6 +87,11 @@ impl Order {
         chunk.entries.remove(place);
         chunk.summary.remove(bound.key);
         self.total.remove(bound.key);
+        if self.total.count < MIN_SKETCHED / 2 {
+            self.sketch = None;
+        } else if let Some(sketch) = &mut self.sketch {
+            sketch.remove(bound.key);
+        }
         let left = chunk.entries.len();
         if left == 0 {
             self.chunks.remove(at);
@@ -84,6 +99,16 @@ impl Order {
             let next = self.chunks.remove(at + 1);
             self.chunks[at].entries.extend(next.entries);
             self.chunks[at].summary.add(next.summary);
+        }
+    }
+
+    /// A packet is in another slot from now on.
+    pub(crate) fn relocate(&mut self, bound: &Bound, slot: u32) {
+        let at = self.chunk_of(bound);
+        if let Some(chunk) = self.chunks.get_mut(at)
+            && let Ok(place) = chunk.entries.binary_search_by(|entry| entry.bound.cmp(bound))
+        {
+            chunk.entries[place].slot = slot;
         }
     }
 
@@ -127,6 +152,60 @@ impl Order {
         ranges
     }
 
+    /// All keys, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.chunks.iter().flat_map(|chunk| chunk.entries.iter().map(|entry| entry.bound.key))
+    }
+
+    /// Keeps a sketch from now on if there are enough packets for it.
+    ///
+    /// - returns: true if that is new; O(n) then
+    pub(crate) fn keep_sketch(&mut self, naming: Naming) -> bool {
+        let new = self.sketch.is_none() && self.total.count >= MIN_SKETCHED;
+        if new {
+            self.sketch = Some(Box::new(self.make_sketch(naming, KEPT)));
+        }
+        new
+    }
+
+    /// Makes the sketch that is kept anew if it is under another naming.
+    pub(crate) fn renew_sketch(&mut self, naming: Naming) {
+        if self.sketch.as_ref().is_some_and(|sketch| sketch.naming != naming) {
+            self.sketch = Some(Box::new(self.make_sketch(naming, KEPT)));
+        }
+    }
+
+    /// Keeps no sketch any more.
+    ///
+    /// - returns: true if there was one
+    pub(crate) fn drop_sketch(&mut self) -> bool {
+        self.sketch.take().is_some()
+    }
+
+    /// Whether a sketch is kept.
+    pub(crate) const fn is_sketched(&self) -> bool {
+        self.sketch.is_some()
+    }
+
+    /// Whether so many cells under this naming need not be made.
+    pub(crate) fn has_sketch(&self, naming: Naming, cells: usize) -> bool {
+        cells <= KEPT && self.sketch.as_ref().is_some_and(|sketch| sketch.naming == naming)
+    }
+
+    /// At least so many cells: those that are kept, or made for the purpose in O(n).
+    pub(crate) fn sketch(&self, naming: Naming, cells: usize) -> Cow<'_, Sketch> {
+        match &self.sketch {
+            Some(sketch) if self.has_sketch(naming, cells) => Cow::Borrowed(sketch),
+            _ => Cow::Owned(self.make_sketch(naming, cells)),
+        }
+    }
+
+    fn make_sketch(&self, naming: Naming, cells: usize) -> Sketch {
+        let mut sketch = Sketch::new(naming, cells);
+        self.keys().for_each(|key| sketch.insert(key));
+        sketch
+    }
+
     /// The chunk in which `bound` is or belongs.
     fn chunk_of(&self, bound: &Bound) -> usize {
         match self.chunks.last() {
@@ -139,7 +218,6 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Key;
     use peers_wire::Timestamp;
     use proptest::prelude::*;
     use std::collections::BTreeSet;

@@ -76,6 +76,11 @@ impl Pulls {
         self.pulls.get_mut(&key)
     }
 
+    /// The packets that are asked for, in no order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.pulls.keys().copied()
+    }
+
     /// Notes that `neighbour` heard of a packet that we do not want; true if that is news.
     pub(crate) fn heard(&mut self, key: Key, neighbour: u32) -> bool {
         if let Some(sources) = self.heard.get_mut(&key) {
@@ -278,7 +283,7 @@ impl Cache {
     }
 
     /// Asks a neighbour that has room again for what waited for it.
-    fn use_room(&mut self, now: Instant, neighbour: u32) {
+    pub(crate) fn use_room(&mut self, now: Instant, neighbour: u32) {
         while let Some(waiting) = self.neighbours.get_mut(&neighbour).filter(|neighbour| neighbour.has_room())
             && let Some(key) = waiting.backlog.pop_front()
         {

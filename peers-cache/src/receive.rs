@@ -20,6 +20,7 @@ impl Cache {
     pub(crate) fn on_packet(&mut self, now: Instant, wall: Timestamp, from: u32, eager: u8, packet: Packet) {
         self.stats.packets += 1;
         let (key, tag) = (Key::from(packet.id()), Tag::from(packet.topic()));
+        let named = self.gathered(now, from, tag, key);
         if self.store.contains(key) {
             self.stats.duplicates += 1;
             if let Some(slot) = self.store.slot_mut(key)
@@ -30,7 +31,7 @@ impl Cache {
             self.holds(from, key);
             return;
         }
-        let asked = self.pulls.get_mut(key).is_some();
+        let asked = named || self.pulls.get_mut(key).is_some();
         if !asked && self.gone.contains(key) {
             self.stats.stale += 1;
             return;

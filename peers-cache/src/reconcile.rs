@@ -11,6 +11,7 @@ use rand::RngExt;
 use crate::cache::{Cache, Timer};
 use crate::message::{Bound, Key, MAX_LIST, MAX_RANGES, MAX_TOPICS_PER_MESSAGE, Message, Summary, Tag};
 use crate::neighbour::MAX_TOPICS;
+use crate::sketch_message::Set;
 
 /// Keys that are offered at once to a neighbour that has none; it compares again when it has these.
 const MAX_OFFERED: usize = 1024;
@@ -76,6 +77,10 @@ impl Cache {
             self.send(serial, &Message::Topics { version: self.version, part, topics });
         }
         self.timers.insert((due, Timer::Topics(serial)));
+        // Where two meet and both want a large topic, the one of the greater id probes.
+        if self.neighbours.get(&serial).is_some_and(|neighbour| neighbour.version.is_none() && neighbour.peer < self.id) {
+            self.probe_all(now, serial);
+        }
     }
 
     /// A neighbour tells a part of the topics that it wants, and what it has of them.
@@ -95,11 +100,13 @@ impl Cache {
                 }
             }
         }
-        // Where both want a topic and both just said so, one of them compares.
-        let other = neighbour.peer < self.id && !neighbour.unheeded.is_empty();
+        // Where both want a topic and both just said so, one of them compares: the other, if the topic is large.
+        let (meeting, other) = (!neighbour.unheeded.is_empty(), neighbour.peer < self.id);
         self.send(from, &Message::Heed { version, part });
-        for (tag, theirs) in topics.iter().filter(|(tag, _)| !(other && self.wants(*tag))).copied().collect::<Vec<_>>() {
-            self.compare_range(now, from, tag, Bound::MIN, Bound::MAX, theirs);
+        for (tag, theirs) in topics.iter().copied() {
+            if !(meeting && self.wants(tag)) || (!other && !self.may_probe(now, from, tag, theirs.count)) {
+                self.compare_range(now, from, tag, Bound::MIN, Bound::MAX, theirs);
+            }
         }
     }
 
@@ -139,8 +146,13 @@ impl Cache {
             let mut neighbours = self.sample(COMPARED, |neighbour| neighbour.wants.contains(&tag));
             neighbours.extend(change.from.take());
             neighbours.dedup();
+            let count = self.summary(tag).count;
             for neighbour in neighbours {
-                self.send_ranges(neighbour, tag, cut);
+                if self.may_probe(now, neighbour, tag, count) {
+                    self.probe(now, neighbour, Set::Topic(tag));
+                } else {
+                    self.send_ranges(neighbour, tag, cut);
+                }
             }
             if change.rounds > 1 && self.wants(tag) {
                 change.rounds -= 1;
@@ -162,7 +174,7 @@ impl Cache {
     }
 
     /// Sends the sums of a topic before and from `cut` on.
-    fn send_ranges(&mut self, neighbour: u32, tag: Tag, cut: Bound) {
+    pub(crate) fn send_ranges(&mut self, neighbour: u32, tag: Tag, cut: Bound) {
         let ends = if cut > Bound::MIN { &[cut, Bound::MAX][..] } else { &[Bound::MAX][..] };
         let mut start = Bound::MIN;
         let mut ranges = Vec::with_capacity(2);
@@ -182,8 +194,20 @@ impl Cache {
         }
     }
 
-    /// Compares a range of a topic with the sum that a neighbour has of it: silent if equal, else narrower.
+    /// Compares a range of a topic with the sum that a neighbour has of it: by sketches if it is all of a large topic.
     fn compare_range(&mut self, now: Instant, from: u32, tag: Tag, start: Bound, end: Bound, theirs: Summary) {
+        let whole = start == Bound::MIN && end == Bound::MAX && self.summary(tag) != theirs;
+        if whole && self.may_probe(now, from, tag, theirs.count) {
+            if self.charge(now, from, 1) {
+                self.probe(now, from, Set::Topic(tag));
+            }
+        } else {
+            self.narrow(now, from, tag, start, end, theirs);
+        }
+    }
+
+    /// Compares a range of a topic with the sum that a neighbour has of it: silent if equal, else narrower.
+    pub(crate) fn narrow(&mut self, now: Instant, from: u32, tag: Tag, start: Bound, end: Bound, theirs: Summary) {
         let Some(order) = self.store.order(tag) else {
             if self.wants(tag) && theirs.count > 0 {
                 self.send(from, &Message::List { tag, start, end, keys: Vec::new() });
@@ -233,7 +257,7 @@ impl Cache {
     }
 
     /// Charges what it costs to answer a neighbour.
-    fn charge(&mut self, now: Instant, from: u32, cost: usize) -> bool {
+    pub(crate) fn charge(&mut self, now: Instant, from: u32, cost: usize) -> bool {
         let paid = self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.work.take(now, cost));
         self.stats.throttled += u64::from(!paid);
         paid

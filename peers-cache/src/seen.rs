@@ -27,6 +27,10 @@ impl Seen {
         self.younger.contains(&key) || self.elder.contains(&key)
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.younger.iter().chain(&self.elder).copied()
+    }
+
     pub(crate) fn forget(&mut self, key: Key) {
         self.younger.remove(&key);
         self.elder.remove(&key);

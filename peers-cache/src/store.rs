@@ -16,12 +16,16 @@ use self::accounts::{Accounts, OURS};
 use crate::list::{self, Kind, Links, List, NONE};
 use crate::message::{Bound, Key, Summary, Tag};
 use crate::order::{Entry, Order};
+use crate::sketch::{KEPT, Sketch, epoch};
+use crate::sketch_message::Set;
 
 /// Bytes that a packet is charged beyond its own, where all tables are as empty as they get: slot, entries of three tables, place in its topic's order, of its own in the order of
 /// expiry, headers of what is allocated. A test compares it with what is allocated.
 pub(crate) const PACKET_COST: usize = size_of::<Slot>() * 9 / 7 + 3 * 18 + 2 * size_of::<Entry>() + 24 + 64;
 /// Bytes that a topic is charged beyond its packets.
 pub(crate) const TOPIC_COST: usize = 4 * (size_of::<Tag>() + size_of::<Topic>()) + 4 * size_of::<Entry>() + 4 * 64 + 96;
+/// Bytes that the sketch of a topic is charged.
+pub(crate) const SKETCH_COST: usize = Sketch::cost(KEPT);
 
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -97,6 +101,8 @@ pub(crate) struct Store {
     topics: HashMap<Tag, Topic>,
     /// Topics of which something is wanted, by the bytes of that.
     wanted: BTreeSet<(usize, Tag)>,
+    /// Topics that have a sketch.
+    sketches: usize,
     accounts: Accounts,
     turn: List,
     recent: List,
@@ -131,6 +137,7 @@ impl Store {
             by_root: HashTable::new(),
             topics: HashMap::new(),
             wanted: BTreeSet::new(),
+            sketches: 0,
             accounts: Accounts::default(),
             turn: List::EMPTY,
             recent: List::EMPTY,
@@ -141,14 +148,14 @@ impl Store {
         }
     }
 
-    /// Bytes in use: of packets, topics and accounts.
+    /// Bytes in use: of packets, topics, sketches and accounts.
     pub(crate) fn used(&self) -> usize {
-        self.bytes + self.topics.len() * TOPIC_COST + self.accounts.live() * ORIGIN_COST
+        self.bytes + self.topics.len() * TOPIC_COST + self.sketches * SKETCH_COST + self.accounts.live() * ORIGIN_COST
     }
 
     /// Of these, what is wanted; the rest is lent to strangers.
     fn wanted_used(&self) -> usize {
-        self.wanted_bytes + self.wanted.len() * TOPIC_COST
+        self.wanted_bytes + self.wanted.len() * TOPIC_COST + self.sketches * SKETCH_COST
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -198,6 +205,9 @@ impl Store {
         }
         let topic = self.topics.entry(tag).or_insert_with(Topic::empty);
         topic.order.insert(bound, at);
+        if wanted {
+            self.sketches += usize::from(topic.order.keep_sketch(Set::Topic(tag).naming(epoch(wall))));
+        }
         topic.bytes += bytes;
         self.bytes += bytes;
         self.turn.push(&mut self.slots, Kind::Turn, at);
@@ -220,7 +230,9 @@ impl Store {
         unindex(&mut self.by_previous, self.secret, previous, at);
         unindex(&mut self.by_root, self.secret, node, at);
         if let Some(topic) = self.topics.get_mut(&tag) {
+            let sketched = topic.order.is_sketched();
             topic.order.remove(&bound);
+            self.sketches -= usize::from(sketched && !topic.order.is_sketched());
             topic.bytes -= bytes;
             if topic.bytes == 0 {
                 self.topics.remove(&tag);
@@ -294,6 +306,21 @@ impl Store {
         self.topics.get(&tag).map(|topic| &topic.order)
     }
 
+    /// Keeps a sketch of a topic from now on if it is large.
+    pub(crate) fn keep_sketch(&mut self, tag: Tag, wall: Timestamp) {
+        if let Some(topic) = self.topics.get_mut(&tag) {
+            self.sketches += usize::from(topic.order.keep_sketch(Set::Topic(tag).naming(epoch(wall))));
+            self.make_room(None);
+        }
+    }
+
+    /// The order of a topic whose sketch, if it has one, is of this epoch.
+    pub(crate) fn order_at(&mut self, tag: Tag, wall: Timestamp) -> Option<&Order> {
+        let order = &mut self.topics.get_mut(&tag)?.order;
+        order.renew_sketch(Set::Topic(tag).naming(epoch(wall)));
+        Some(order)
+    }
+
     pub(crate) fn summary(&self, tag: Tag) -> Summary {
         self.order(tag).map_or_else(Summary::default, Order::total)
     }
@@ -318,6 +345,9 @@ impl Store {
                 self.leave(at);
                 self.enter(at, if wanted { Class::Wanted } else { Class::Recent });
             }
+        }
+        if let Some(topic) = self.topics.get_mut(&tag).filter(|_| !wanted) {
+            self.sketches -= usize::from(topic.order.drop_sketch());
         }
         self.make_room(None);
     }

@@ -79,8 +79,7 @@ impl Store {
             list.replace(&mut self.slots, Kind::Expiry, from, to);
         }
         if let Some(topic) = self.topics.get_mut(&tag) {
-            topic.order.remove(&bound);
-            topic.order.insert(bound, to);
+            topic.order.relocate(&bound, to);
             if class == Class::Wanted {
                 topic.wanted.replace(&mut self.slots, Kind::Giver, from, to);
             }

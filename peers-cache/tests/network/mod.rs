@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-const EPOCH: u64 = 1_700_000_000_000;
+pub(crate) const EPOCH: u64 = 1_700_000_000_000;
 
 /// A message under way, ordered by arrival.
 struct Flight {
@@ -49,6 +49,10 @@ pub(crate) struct Network {
     pub(crate) now: Duration,
     pub(crate) rng: ChaCha20Rng,
     pub(crate) loss: f64,
+    /// How many messages come twice.
+    pub(crate) doubled: f64,
+    /// What each message may take longer than the latency of its pair.
+    pub(crate) jitter: Duration,
     pub(crate) peers: Vec<Cache>,
     links: BTreeSet<(usize, usize)>,
     latency: BTreeMap<(usize, usize), Duration>,
@@ -79,6 +83,8 @@ impl Network {
             now: Duration::ZERO,
             rng,
             loss: 0.0,
+            doubled: 0.0,
+            jitter: Duration::from_millis(10),
             peers: Vec::new(),
             links: BTreeSet::new(),
             latency: BTreeMap::new(),
@@ -192,9 +198,12 @@ impl Network {
             if !self.links.contains(&pair) || (self.loss > 0.0 && self.rng.random_bool(self.loss)) {
                 continue;
             }
-            let at = self.now + self.latency[&pair] + Duration::from_micros(self.rng.random_range(0..10_000));
-            self.number += 1;
-            self.flights.push(Flight { at, number: self.number, from: peer, to, message });
+            let copies = if self.doubled > 0.0 && self.rng.random_bool(self.doubled) { 2 } else { 1 };
+            for _ in 0..copies {
+                let at = self.now + self.latency[&pair] + self.rng.random_range(Duration::ZERO..self.jitter);
+                self.number += 1;
+                self.flights.push(Flight { at, number: self.number, from: peer, to, message: message.clone() });
+            }
         }
         while let Some(event) = self.peers[peer].poll_event() {
             match event {
