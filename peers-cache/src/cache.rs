@@ -20,16 +20,19 @@ use crate::publish::Published;
 use crate::pull::{MAX_SEARCH_HOPS, Pulls};
 use crate::receipt::{Proving, Receipts};
 use crate::reconcile::Changes;
+use crate::seek::{SEEK_COST, Seeks};
 use crate::seen::Seen;
 use crate::spread::Fresh;
 use crate::store::{Inserted, Store};
 
-/// Connected peers; one more is refused its messages.
-pub const MAX_NEIGHBOURS: usize = 256;
+/// Connected peers; one more is refused its messages. As many as `peers-nat` has sessions at most: who is met by all must not refuse some.
+pub const MAX_NEIGHBOURS: usize = 4096;
 /// Topics subscribed to at a time.
 pub const MAX_SUBSCRIPTIONS: usize = 8192;
 /// Packets whose successors the layer above asked for and did not yet get.
 const MAX_AWAITED: usize = 256;
+/// From a neighbour's connection to offering it what it should keep: who leaves at once is not offered anything.
+const OFFERS_AFTER: core::time::Duration = core::time::Duration::from_secs(5);
 /// What a request, a range and an offer cost of a neighbour's budget for work.
 const WANT_COST: usize = 4;
 const RANGE_COST: usize = 16;
@@ -45,6 +48,8 @@ pub(crate) enum Timer {
     Talk(u32),
     Proof(u64),
     Check,
+    Offer(u32),
+    Seek,
     Tick,
 }
 
@@ -71,6 +76,7 @@ pub struct Cache {
     pub(crate) gatherings: Gatherings,
     /// What the clock said last.
     pub(crate) wall: Timestamp,
+    pub(crate) seeks: Seeks,
     /// What was evicted or refused, not to be pulled again.
     pub(crate) gone: Seen,
     pub(crate) pen: Pen,
@@ -110,6 +116,7 @@ impl Cache {
             talks: Talks::default(),
             gatherings: Gatherings::new(),
             wall: Timestamp(0),
+            seeks: Seeks::default(),
             gone: Seen::default(),
             pen: Pen::default(),
             awaited: VecDeque::new(),
@@ -131,6 +138,7 @@ impl Cache {
         }
         self.store.prefer(tag, true);
         self.store.keep_sketch(tag, self.wall);
+        self.seek_topic(now, tag);
         self.interests_changed(now);
         self.finish();
     }
@@ -164,6 +172,7 @@ impl Cache {
         self.start_ticking(now);
         self.send_topics(now, serial);
         self.offer_published(now, serial);
+        self.timers.insert((now + OFFERS_AFTER, Timer::Offer(serial)));
     }
 
     /// The session with `peer` is gone.
@@ -171,6 +180,22 @@ impl Cache {
         if let Some(serial) = self.serials.remove(&peer) {
             self.neighbours.remove(&serial);
             self.forget_talks(serial);
+        }
+    }
+
+    /// A connected peer does not answer: nothing is pushed or announced to it until it is heard again.
+    pub fn peer_silent(&mut self, peer: PeerId) {
+        if let Some(neighbour) = self.serials.get(&peer).and_then(|serial| self.neighbours.get_mut(serial)) {
+            neighbour.silent = true;
+        }
+    }
+
+    /// A neighbour is heard: if it was silent, the topics are compared again, for what it was not told.
+    fn heard(&mut self, now: Instant, from: u32) {
+        if let Some(neighbour) = self.neighbours.get_mut(&from).filter(|neighbour| neighbour.silent) {
+            neighbour.silent = false;
+            neighbour.topics_tries = 0;
+            self.send_topics(now, from);
         }
     }
 
@@ -260,6 +285,7 @@ impl Cache {
             self.stats.malformed += 1;
             return;
         };
+        self.heard(now, from);
         if !self.may_work(now, from, &message) {
             self.stats.throttled += 1;
             return;
@@ -269,10 +295,11 @@ impl Cache {
             Message::Have { answer, heard, keys } => self.on_have(now, from, answer, heard, &keys),
             Message::Want { hops, keys } => self.on_want(now, from, hops, &keys),
             Message::Lack { keys } => keys.into_iter().for_each(|key| self.lacks(now, from, key)),
-            Message::Topics { version, part, topics } => self.on_topics(now, from, version, part, &topics),
+            Message::Topics { version, part, empty, topics } => self.on_topics(now, from, version, part, empty, &topics),
             Message::Heed { version, part } => self.on_heed(from, version, part),
             Message::Ranges { tag, start, ranges } => self.on_ranges(now, from, tag, start, &ranges),
             Message::List { tag, start, end, keys } => self.on_list(now, from, tag, start, end, &keys),
+            Message::Seek { further, tags } => self.on_seek(now, from, further, &tags),
             Message::Next { keys } => self.on_next(from, &keys),
             Message::Follows { previous, keys } => self.on_follows(now, from, previous, &keys),
             Message::Probe(probe) => self.on_probe(now, from, &probe),
@@ -301,6 +328,8 @@ impl Cache {
                 Timer::Talk(neighbour) => self.talk_on(now, neighbour),
                 Timer::Proof(reference) => self.ask_again(now, reference),
                 Timer::Check => self.check_holder(now),
+                Timer::Offer(neighbour) => self.offer_held(now, neighbour),
+                Timer::Seek => self.seek_topics(now),
                 Timer::Tick => self.tick(now, wall),
             }
         }
@@ -357,6 +386,7 @@ impl Cache {
             Message::Lack { keys } | Message::List { keys, .. } | Message::Follows { keys, .. } => keys.len() + 1,
             Message::Topics { topics, .. } => 1 + topics.len() * RANGE_COST,
             Message::Ranges { ranges, .. } => ranges.len() * RANGE_COST,
+            Message::Seek { tags, .. } => tags.len() * SEEK_COST,
             Message::Next { keys } => keys.len() * RANGE_COST,
             Message::Probe(_) | Message::Cells(_) | Message::More(_) => RANGE_COST,
             Message::Names(names) => names.wants.len() * WANT_COST + names.offers.len() + 1,
@@ -366,9 +396,17 @@ impl Cache {
         self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.work.take(now, cost))
     }
 
-    /// A packet of this key is worth asking for: of a topic subscribed to, or near enough that it is for us to keep.
-    pub(crate) fn is_wanted(&self, tag: Tag, key: Key) -> bool {
-        !self.is_gone(key) && (self.wants(tag) || self.store.distance(key) <= self.radius())
+    /// A packet of this key is worth asking for: of a topic subscribed to, or for us to keep. What is new everyone keeps for a while, as far as there is room; what is
+    /// offered because it was held for long, those who are near.
+    pub(crate) fn is_wanted(&self, tag: Tag, key: Key, new: bool) -> bool {
+        let radius = if new { self.radius() } else { self.radius().min(self.near()) };
+        !self.is_gone(key) && (self.wants(tag) || self.store.distance(key) <= radius)
+    }
+
+    /// The hash distance within which [`Config::keepers`] peers of the neighbourhood are expected: all of it if it has no more.
+    pub(crate) fn near(&self) -> u64 {
+        let (keepers, neighbourhood) = (self.config.keepers as u64, self.neighbours.len() as u64 + 1);
+        if keepers >= neighbourhood { u64::MAX } else { u64::MAX / neighbourhood * keepers }
     }
 
     /// The packet was evicted or refused: it is not taken again unless the layer above asks for it.

@@ -15,6 +15,8 @@ pub struct Config {
     pub publish_to: usize,
     /// Neighbours that a first receiver pushes a packet on to. Default 3.
     pub relay_to: usize,
+    /// Peers of a neighbourhood (a peer and its neighbours) that keep a packet of a topic which they do not want, once it is no longer new: those nearest to it by hash distance. Default 2.
+    pub keepers: usize,
     /// Peers that must hold a packet before its publisher stops to offer it, and before its holders spare its postage. Default 3.
     pub copies: usize,
     /// From the first announcement of a packet to asking for it: time for a push under way, and for a nearer announcer. Default 25 ms.
@@ -25,7 +27,7 @@ pub struct Config {
     pub compare_delay: Duration,
     /// Between two comparisons with a random neighbour when nothing changes. Default 30 s.
     pub quiet_interval: Duration,
-    /// Between two offers of a packet held to a random neighbour. Default 10 min.
+    /// Between two offers of a packet held to a neighbour that should keep it. Default 10 min.
     pub offer_interval: Duration,
     /// The age at which a copy loses one postage, unless enough others hold it. Default 90 min.
     pub max_age: Duration,
@@ -40,6 +42,7 @@ impl Default for Config {
             wanted_budget: 32 << 20,
             publish_to: 8,
             relay_to: 3,
+            keepers: 2,
             copies: 3,
             pull_delay: Duration::from_millis(25),
             announce_delay: Duration::from_millis(5),

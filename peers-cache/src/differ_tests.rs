@@ -59,7 +59,7 @@ impl Victim {
     fn meet(&mut self) {
         let version = self.cache.version;
         self.hear(&Message::Heed { version, part: 0 });
-        self.hear(&Message::Topics { version: 1, part: 0, topics: vec![(Tag::from(topic().id()), Summary::default())] });
+        self.hear(&Message::Topics { version: 1, part: 0, empty: false, topics: vec![(Tag::from(topic().id()), Summary::default())] });
     }
 
     fn hear(&mut self, message: &Message) {
@@ -90,7 +90,7 @@ impl Victim {
         self.said();
         self.sent = 0;
         let summary = Summary { count: u32::try_from(HELD).unwrap(), sum: 99 };
-        self.hear(&Message::Topics { version: 1, part: 0, topics: vec![(Tag::from(topic().id()), summary)] });
+        self.hear(&Message::Topics { version: 1, part: 0, empty: false, topics: vec![(Tag::from(topic().id()), summary)] });
         probe_in(self.said()).expect("it asks for cells")
     }
 
@@ -169,7 +169,7 @@ fn cells_that_never_decode_cost_a_bounded_amount_and_are_blamed_on_their_sender(
     assert!(victim.sent < 4000, "{} bytes", victim.sent);
     // For ten minutes, ranges have to do; then it is trusted again.
     let differing = Summary { count: 300, sum: 98 };
-    let topics = Message::Topics { version: 1, part: 0, topics: vec![(Tag::from(topic().id()), differing)] };
+    let topics = Message::Topics { version: 1, part: 0, empty: false, topics: vec![(Tag::from(topic().id()), differing)] };
     victim.hear(&topics);
     let said = victim.said();
     assert!(ranges_in(&said) == 1 && probe_in(said).is_none());
@@ -188,7 +188,7 @@ fn who_comes_back_under_another_session_is_still_to_blame() {
     victim.meet();
     victim.said();
     let differing = Summary { count: 300, sum: 98 };
-    victim.hear(&Message::Topics { version: 2, part: 0, topics: vec![(Tag::from(topic().id()), differing)] });
+    victim.hear(&Message::Topics { version: 2, part: 0, empty: false, topics: vec![(Tag::from(topic().id()), differing)] });
     let said = victim.said();
     assert!(ranges_in(&said) == 1 && probe_in(said).is_none());
 }

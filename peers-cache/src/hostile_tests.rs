@@ -259,7 +259,7 @@ fn topics_without_end_are_bounded() {
     let mut victim = Victim::new(Config::default());
     for part in 0..=255 {
         let topics = (0..41).map(|i| (Tag(u64::from(part) * 41 + i), Summary::default())).collect();
-        victim.hear(&Message::Topics { version: 1, part, topics });
+        victim.hear(&Message::Topics { version: 1, part, empty: false, topics });
         victim.now += Duration::from_secs(1);
     }
     assert!(victim.cache.neighbours.values().all(|neighbour| neighbour.wants.len() <= 1024));
@@ -412,7 +412,7 @@ fn a_quiet_cache_says_almost_nothing() {
     let mut victim = Victim::new(Config::default());
     victim.hear(&Message::Heed { version: victim.cache.version, part: 0 });
     victim.hear_from(FRIEND, &Message::Heed { version: victim.cache.version, part: 0 });
-    victim.wait(Duration::from_secs(10));
+    victim.wait(Duration::from_secs(60));
     let said = victim.wait(Duration::from_secs(3600));
     // One neighbour each 30 s; as nobody heeds it here, six times.
     assert!(said.len() <= 120 * 6, "{} messages in an hour", said.len());

@@ -40,6 +40,7 @@ mod receipt;
 mod receipt_tests;
 mod receive;
 mod reconcile;
+mod seek;
 mod seen;
 mod sketch;
 mod sketch_message;

@@ -1,9 +1,10 @@
 //! What two caches say to each other: one message is one unreliable datagram payload of at most [`MAX_MESSAGE`] bytes.
 
 use bytes::Bytes;
-use peers_wire::{DecodeError, Link, Packet, PacketId, Reader, Timestamp, TopicId, Writer};
+use peers_wire::{DecodeError, Link, Packet, PacketId, PeerId, Reader, Timestamp, TopicId, Writer};
 
 use crate::receipt::Proving;
+use crate::seek::MAX_TAGS;
 use crate::sketch_message::{Cells, More, Names, Probe};
 
 /// Bytes of a message at most.
@@ -17,7 +18,7 @@ pub(crate) const MAX_KEYS: usize = (MAX_MESSAGE - 2 - Tag::LEN - 2) / Key::LEN;
 /// Keys that fit a [`Message::List`].
 pub(crate) const MAX_LIST: usize = (MAX_MESSAGE - 1 - Tag::LEN - 2 * Bound::LEN) / Key::LEN;
 /// Topics that fit one message.
-pub(crate) const MAX_TOPICS_PER_MESSAGE: usize = (MAX_MESSAGE - 4) / (Tag::LEN + 4 + 16);
+pub(crate) const MAX_TOPICS_PER_MESSAGE: usize = (MAX_MESSAGE - 5) / (Tag::LEN + 4 + 16);
 /// Ranges that one message may hold.
 pub(crate) const MAX_RANGES: usize = 16;
 const FLAG_ANSWER: u8 = 1;
@@ -59,6 +60,21 @@ impl From<PacketId> for Key {
 impl From<Link> for Key {
     fn from(link: Link) -> Self {
         prefix(&link.0)
+    }
+}
+
+/// Where a peer is among hashes: what is near is for it to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place(u64);
+
+impl Place {
+    pub(crate) fn of(peer: &PeerId) -> Self {
+        Self(prefix(&peer.0).0[0])
+    }
+
+    /// The hash distance of a packet; less is nearer.
+    pub(crate) const fn distance(self, key: Key) -> u64 {
+        key.0[1] ^ self.0
     }
 }
 
@@ -151,8 +167,8 @@ pub(crate) enum Message {
     Want { hops: u8, keys: Vec<Key> },
     /// Packets asked for that the sender cannot get.
     Lack { keys: Vec<Key> },
-    /// A part of the topics that the sender wants, with what it has of each.
-    Topics { version: u16, part: u8, topics: Vec<(Tag, Summary)> },
+    /// A part of the topics that the sender wants, with what it has of each. If `empty`, it holds nothing and has no other neighbour: what it lacks is best sent at once.
+    Topics { version: u16, part: u8, empty: bool, topics: Vec<(Tag, Summary)> },
     /// A part of the topics arrived.
     Heed { version: u16, part: u8 },
     /// What the sender has of a topic between `start`, the first end, the second end and so on.
@@ -161,6 +177,8 @@ pub(crate) enum Message {
     List { tag: Tag, start: Bound, end: Bound, keys: Vec<Key> },
     /// Packets whose successors the sender asks for.
     Next { keys: Vec<Key> },
+    /// Asks for the keys of what is held of topics: by the neighbours of the receiver, if `further`, else by the receiver.
+    Seek { further: bool, tags: Vec<Tag> },
     /// The successors of a packet that the sender holds.
     Follows { previous: Key, keys: Vec<Key> },
     /// What the sender has of a set.
@@ -204,12 +222,12 @@ impl Message {
             }
             3 => Self::Lack { keys: read_keys(&mut reader, 1)? },
             4 => {
-                let (version, part) = (reader.u16()?, reader.u8()?);
+                let (version, part, empty) = (reader.u16()?, reader.u8()?, read_flag(&mut reader)?);
                 let mut topics = Vec::with_capacity(reader.remaining() / 26);
                 while reader.remaining() > 0 {
                     topics.push((Tag(reader.u64()?), Summary::read(&mut reader)?));
                 }
-                Self::Topics { version, part, topics }
+                Self::Topics { version, part, empty, topics }
             }
             5 => Self::Heed { version: reader.u16()?, part: reader.u8()? },
             6 => Self::read_ranges(&mut reader)?,
@@ -228,6 +246,14 @@ impl Message {
             12 => Self::More(More::read(&mut reader)?),
             13 => Self::Names(Names::read(&mut reader)?),
             kind @ 20..=23 => Self::Proving(Proving::read(kind, &mut reader)?),
+            14 => {
+                let further = read_flag(&mut reader)?;
+                let count = reader.remaining() / Tag::LEN;
+                if count == 0 || count > MAX_TAGS {
+                    return Err(DecodeError::Range("topics"));
+                }
+                Self::Seek { further, tags: (0..count).map(|_| Ok(Tag(reader.u64()?))).collect::<Result<_, DecodeError>>()? }
+            }
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -288,10 +314,16 @@ impl Message {
             }
             Self::Want { hops, keys } => write_keys(writer.u8(2).u8(*hops), keys),
             Self::Lack { keys } => write_keys(writer.u8(3), keys),
-            Self::Topics { version, part, topics } => {
-                writer.u8(4).u16(*version).u8(*part);
+            Self::Topics { version, part, empty, topics } => {
+                writer.u8(4).u16(*version).u8(*part).u8(u8::from(*empty));
                 for (tag, summary) in topics {
                     summary.write(writer.u64(tag.0));
+                }
+            }
+            Self::Seek { further, tags } => {
+                writer.u8(14).u8(u8::from(*further));
+                for tag in tags {
+                    writer.u64(tag.0);
                 }
             }
             Self::Heed { version, part } => {
@@ -322,6 +354,13 @@ impl Message {
         }
         debug_assert!(writer.len() <= MAX_MESSAGE);
         writer.finish().into()
+    }
+}
+
+fn read_flag(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
+    match reader.u8()? {
+        flag @ 0..=1 => Ok(flag == 1),
+        _ => Err(DecodeError::Range("flag")),
     }
 }
 
@@ -386,8 +425,9 @@ mod tests {
             }),
             (0..=MAX_HOPS, keys(1)).prop_map(|(hops, keys)| Message::Want { hops, keys }),
             keys(1).prop_map(|keys| Message::Lack { keys }),
-            (any::<u16>(), any::<u8>(), vec((any::<u64>().prop_map(Tag), summary()), 0..=MAX_TOPICS_PER_MESSAGE))
-                .prop_map(|(version, part, topics)| Message::Topics { version, part, topics }),
+            (any::<u16>(), any::<u8>(), any::<bool>(), vec((any::<u64>().prop_map(Tag), summary()), 0..=MAX_TOPICS_PER_MESSAGE))
+                .prop_map(|(version, part, empty, topics)| Message::Topics { version, part, empty, topics }),
+            (any::<bool>(), vec(any::<u64>().prop_map(Tag), 1..=MAX_TAGS)).prop_map(|(further, tags)| Message::Seek { further, tags }),
             (any::<u16>(), any::<u8>()).prop_map(|(version, part)| Message::Heed { version, part }),
             (any::<u64>(), proptest::collection::btree_map(bound().prop_map(|b| (b.created, b.key)), summary(), 2..=MAX_RANGES)).prop_map(
                 |(tag, ranges)| {

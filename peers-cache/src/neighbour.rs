@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use peers_wire::PeerId;
 
-use crate::message::{Key, Tag};
+use crate::message::{Key, Place, Tag};
 
 /// Topics that a neighbour may want.
 pub(crate) const MAX_TOPICS: usize = 1024;
@@ -26,6 +26,11 @@ pub(crate) struct Neighbour {
     pub(crate) peer: PeerId,
     /// Whose account in the store it shares.
     pub(crate) origin: u64,
+    pub(crate) place: Place,
+    /// Slots of the store that were looked through for what it should keep.
+    pub(crate) offered: usize,
+    /// It does not answer.
+    pub(crate) silent: bool,
     /// The topics it wants, by the version of its list.
     pub(crate) wants: BTreeSet<Tag>,
     pub(crate) version: Option<u16>,
@@ -57,6 +62,9 @@ impl Neighbour {
         Self {
             peer,
             origin: peer.0.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            place: Place::of(&peer),
+            offered: 0,
+            silent: false,
             wants: BTreeSet::new(),
             version: None,
             unheeded: BTreeSet::new(),

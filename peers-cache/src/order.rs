@@ -137,6 +137,11 @@ impl Order {
         entries.skip_while(move |entry| entry.bound < start).take_while(move |entry| entry.bound < end)
     }
 
+    /// All packets, the newest first.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.chunks.iter().rev().flat_map(|chunk| chunk.entries.iter().rev().copied())
+    }
+
     /// Cuts `start..end` in at most `parts` ranges of about equal population that tile it, each with its sum.
     pub(crate) fn split(&self, start: Bound, end: Bound, parts: usize) -> Vec<(Bound, Summary)> {
         let count = self.sum(&start, &end).count as usize;

@@ -130,7 +130,7 @@ impl Cache {
                 if i < MAX_PUSHED {
                     self.push(now, &packet, 1, self.config.publish_to);
                 }
-                self.announce_later(now, tag, key, false, None);
+                self.announce_held(now, (tag, key), false, None);
             }
         }
         if !keys.is_empty() {

@@ -337,7 +337,7 @@ impl Cache {
     /// Announces to others that a packet which is not wanted here can be had through us.
     pub(crate) fn on_heard(&mut self, now: Instant, from: u32, tag: Tag, key: Key) {
         if self.pulls.heard(key, from) {
-            self.announce_later(now, tag, key, true, None);
+            self.announce_heard(now, tag, key);
         }
     }
 }

@@ -120,7 +120,8 @@ impl Cache {
         if eager > 0 {
             self.push(now, &packet, eager - 1, self.config.relay_to);
         }
-        self.announce_later(now, tag, key, false, Some(from));
+        let old = u128::from(wall.since(packet.created())) > self.config.offer_interval.as_millis();
+        self.announce_held(now, (tag, key), old, Some(from));
         self.changed(now, tag, Some(from));
         self.pen.take(&packet, |fragment| tree::vouched(&self.store, fragment) != Vouched::Unknown)
     }

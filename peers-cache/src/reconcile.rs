@@ -15,6 +15,9 @@ use crate::sketch_message::Set;
 
 /// Keys that are offered at once to a neighbour that has none; it compares again when it has these.
 const MAX_OFFERED: usize = 1024;
+/// Packets that a newcomer is sent unasked, and what each costs of its budget for work.
+const MAX_UNASKED: usize = 32;
+const UNASKED_COST: usize = 4;
 /// Neighbours that a changed topic is compared with, each time.
 const COMPARED: usize = 2;
 /// Topics that are compared at a time.
@@ -73,8 +76,9 @@ impl Cache {
         neighbour.topics_tries += 1;
         for part in neighbour.unheeded.clone() {
             let Some(tags) = parts.get(usize::from(part)) else { continue };
-            let topics = tags.iter().map(|tag| (*tag, self.summary(*tag))).collect();
-            self.send(serial, &Message::Topics { version: self.version, part, topics });
+            let topics: Vec<_> = tags.iter().map(|tag| (*tag, self.summary(*tag))).collect();
+            let empty = self.neighbours.len() == 1 && topics.iter().all(|(_, summary)| summary.count == 0);
+            self.send(serial, &Message::Topics { version: self.version, part, empty, topics });
         }
         self.timers.insert((due, Timer::Topics(serial)));
         // Where two meet and both want a large topic, the one of the greater id probes.
@@ -84,7 +88,7 @@ impl Cache {
     }
 
     /// A neighbour tells a part of the topics that it wants, and what it has of them.
-    pub(crate) fn on_topics(&mut self, now: Instant, from: u32, version: u16, part: u8, topics: &[(Tag, Summary)]) {
+    pub(crate) fn on_topics(&mut self, now: Instant, from: u32, version: u16, part: u8, empty: bool, topics: &[(Tag, Summary)]) {
         let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
         let newer = neighbour.version.is_none_or(|known| version.wrapping_sub(known).cast_signed() > 0);
         if newer {
@@ -103,9 +107,27 @@ impl Cache {
         // Where both want a topic and both just said so, one of them compares: the other, if the topic is large.
         let (meeting, other) = (!neighbour.unheeded.is_empty(), neighbour.peer < self.id);
         self.send(from, &Message::Heed { version, part });
+        if empty {
+            self.send_newest(now, from, topics);
+        }
         for (tag, theirs) in topics.iter().copied() {
             if !(meeting && self.wants(tag)) || (!other && !self.may_probe(now, from, tag, theirs.count)) {
                 self.compare_range(now, from, tag, Bound::MIN, Bound::MAX, theirs);
+            }
+        }
+    }
+
+    /// Sends a newcomer the newest packets of its topics: so it has them a round trip sooner than by asking for them.
+    fn send_newest(&mut self, now: Instant, from: u32, topics: &[(Tag, Summary)]) {
+        let newest = topics.iter().filter(|(_, theirs)| theirs.count == 0).flat_map(|(tag, _)| self.store.newest(*tag).take(MAX_UNASKED));
+        let newest: Vec<Key> = newest.take(MAX_UNASKED).collect();
+        if self.charge(now, from, newest.len() * UNASKED_COST) {
+            for key in newest {
+                let Some(packet) = self.store.get(key) else { continue };
+                let message = Message::Packet { eager: 0, packet: packet.clone() };
+                self.stats.pushed += 1;
+                self.fresh.note(now, key, from);
+                self.send(from, &message);
             }
         }
     }
@@ -219,7 +241,8 @@ impl Cache {
             return;
         }
         let message = if theirs.count == 0 {
-            let keys: Vec<(Tag, Key)> = order.range(start, end).take(MAX_OFFERED).map(|entry| (tag, entry.bound.key)).collect();
+            let keys = order.range(start, end).filter(|entry| !self.fresh.knows(entry.bound.key, from)).take(MAX_OFFERED);
+            let keys: Vec<(Tag, Key)> = keys.map(|entry| (tag, entry.bound.key)).collect();
             self.offer_missing(now, from, &keys);
             return;
         } else if ours.count as usize <= MAX_LIST {
@@ -235,7 +258,7 @@ impl Cache {
     /// A neighbour lists all that it has in a range: what is missing here is pulled, what is missing there is offered if it wants the topic.
     pub(crate) fn on_list(&mut self, now: Instant, from: u32, tag: Tag, start: Bound, end: Bound, keys: &[Key]) {
         for key in keys {
-            if !self.store.contains(*key) && self.is_wanted(tag, *key) {
+            if !self.store.contains(*key) && self.is_wanted(tag, *key, true) {
                 self.announced(now, from, *key, true);
             }
         }

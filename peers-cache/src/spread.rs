@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use peers_wire::Packet;
-use rand::seq::SliceRandom;
+use rand::seq::{IteratorRandom, SliceRandom};
 
 use crate::cache::{Cache, Timer};
 use crate::message::{Key, MAX_KEYS, Message, Tag, have_messages};
@@ -20,8 +20,11 @@ const MAX_ANNOUNCEMENTS: usize = 32_768;
 /// Of these, announced at a time, and until the next are: no faster than neighbours pull.
 const MAX_ANNOUNCED: usize = 256;
 const ANNOUNCE_PACE: Duration = Duration::from_millis(100);
-/// Messages of offers in one turn.
+/// Packets offered in one turn, in messages.
 const MAX_TURN: usize = 32;
+/// Packets looked at for a new neighbour at a time, and until the next are.
+const MAX_SCANNED: usize = 1024;
+const OFFER_PACE: Duration = Duration::from_secs(1);
 
 /// Packets that came lately.
 #[derive(Debug, Default)]
@@ -39,6 +42,8 @@ struct Announcement {
     key: Key,
     /// Not held here, only heard of.
     heard: bool,
+    /// It is no longer new: for those that want its topic or should keep it.
+    old: bool,
     /// The neighbour it came from, which is told as well: so a publisher learns who holds its packets.
     giver: Option<u32>,
 }
@@ -61,7 +66,7 @@ impl Fresh {
         new
     }
 
-    fn knows(&self, key: Key, neighbour: u32) -> bool {
+    pub(crate) fn knows(&self, key: Key, neighbour: u32) -> bool {
         self.known.get(&key).is_some_and(|known| known.contains(&neighbour))
     }
 
@@ -92,7 +97,7 @@ impl Cache {
 
     /// Random neighbours that are not known to have a packet, those that want its topic preferred.
     pub(crate) fn choose(&mut self, tag: Tag, key: Key, count: usize) -> Vec<u32> {
-        let lacking = self.neighbours.iter().filter(|(serial, _)| !self.fresh.knows(key, **serial));
+        let lacking = self.neighbours.iter().filter(|(serial, neighbour)| !neighbour.silent && !self.fresh.knows(key, **serial));
         let (mut wanting, mut others): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
         lacking.for_each(|(serial, neighbour)| if neighbour.wants.contains(&tag) { &mut wanting } else { &mut others }.push(*serial));
         wanting.shuffle(&mut self.rng);
@@ -105,14 +110,25 @@ impl Cache {
 
     /// Random neighbours of which `fits` holds.
     pub(crate) fn sample(&mut self, count: usize, fits: impl Fn(&crate::neighbour::Neighbour) -> bool) -> Vec<u32> {
-        let mut sample: Vec<u32> = self.neighbours.iter().filter(|(_, neighbour)| fits(neighbour)).map(|(serial, _)| *serial).collect();
+        let mut sample: Vec<u32> =
+            self.neighbours.iter().filter(|(_, neighbour)| !neighbour.silent && fits(neighbour)).map(|(serial, _)| *serial).collect();
         sample.shuffle(&mut self.rng);
         sample.truncate(count);
         sample
     }
 
-    /// Announces a packet to its giver and to all neighbours that do not know it, together with what else comes within the delay.
-    pub(crate) fn announce_later(&mut self, now: Instant, tag: Tag, key: Key, heard: bool, giver: Option<u32>) {
+    /// Announces a packet that is held to its giver and to the neighbours that do not know it, together with what else comes within the delay: to all if it is
+    /// new, else to those that want its topic and those near it.
+    pub(crate) fn announce_held(&mut self, now: Instant, (tag, key): (Tag, Key), old: bool, giver: Option<u32>) {
+        self.announce_later(now, tag, key, false, old, giver);
+    }
+
+    /// Announces that a packet can be had through us to all neighbours that have not heard of it.
+    pub(crate) fn announce_heard(&mut self, now: Instant, tag: Tag, key: Key) {
+        self.announce_later(now, tag, key, true, false, None);
+    }
+
+    fn announce_later(&mut self, now: Instant, tag: Tag, key: Key, heard: bool, old: bool, giver: Option<u32>) {
         if self.neighbours.is_empty() || self.fresh.announce.len() >= MAX_ANNOUNCEMENTS {
             return;
         }
@@ -120,12 +136,12 @@ impl Cache {
         if self.fresh.announce.is_empty() {
             self.timers.insert((due, Timer::Announce));
         }
-        self.fresh.announce.push_back(Announcement { due, tag, key, heard, giver });
+        self.fresh.announce.push_back(Announcement { due, tag, key, heard, old, giver });
     }
 
     pub(crate) fn announce(&mut self, now: Instant) {
         let mut outgoing: BTreeMap<(u32, bool), Vec<(Tag, Key)>> = BTreeMap::new();
-        let mut announced = 0;
+        let (near, mut announced) = (self.near(), 0);
         while let Some(next) = self.fresh.announce.front() {
             if next.due > now || announced == MAX_ANNOUNCED {
                 let due = if next.due > now { next.due } else { now + ANNOUNCE_PACE };
@@ -133,10 +149,12 @@ impl Cache {
                 break;
             }
             announced += 1;
-            let Some(Announcement { tag, key, heard, giver, .. }) = self.fresh.announce.pop_front() else { break };
+            let Some(Announcement { tag, key, heard, old, giver, .. }) = self.fresh.announce.pop_front() else { break };
             let hearers = if heard { self.pulls.hearers(key) } else { &[] };
-            for serial in self.neighbours.keys() {
-                if giver == Some(*serial) || !(self.fresh.knows(key, *serial) || hearers.contains(serial)) {
+            for (serial, neighbour) in &self.neighbours {
+                let concerned = !old || neighbour.wants.contains(&tag) || neighbour.place.distance(key) <= near;
+                if giver == Some(*serial) || concerned && !(neighbour.silent || self.fresh.knows(key, *serial) || hearers.contains(serial))
+                {
                     outgoing.entry((*serial, heard)).or_default().push((tag, key));
                 }
             }
@@ -155,17 +173,27 @@ impl Cache {
     /// A neighbour says what it holds or, if `heard`, what it can get.
     pub(crate) fn on_have(&mut self, now: Instant, from: u32, answer: bool, heard: bool, keys: &[(Tag, Key)]) {
         let mut held = Vec::new();
+        let mut sought: BTreeMap<u32, Vec<(Tag, Key)>> = BTreeMap::new();
         for &(tag, key) in keys {
             if self.store.contains(key) {
                 held.push((tag, key));
                 if !heard {
                     self.fresh_holds(now, from, key);
                 }
-            } else if self.is_wanted(tag, key) {
+            } else if self.is_wanted(tag, key, !answer) {
                 self.announced(now, from, key, !heard);
             } else if !answer && !self.is_gone(key) {
                 self.on_heard(now, from, tag, key);
+            } else {
+                // What a neighbour's neighbour holds of a topic that another seeks through us.
+                for seeker in self.seeks.seekers(now, tag).iter().filter(|seeker| **seeker != from) {
+                    self.pulls.heard(key, from);
+                    sought.entry(*seeker).or_default().push((tag, key));
+                }
             }
+        }
+        for (seeker, keys) in sought {
+            self.send_have(seeker, false, true, &keys);
         }
         if answer && !held.is_empty() {
             self.send_have(from, false, false, &held);
@@ -188,35 +216,53 @@ impl Cache {
         self.published_holds(from, key);
     }
 
-    /// Offers what was longest not offered to a random neighbour, so that copies lost with their holders are replaced, and ages copies:
-    /// at its max age, a copy of which too few holders are known loses one postage and goes to more neighbours; one without postage ends.
+    /// Offers what was longest not offered to a neighbour that should keep it, so that copies lost with their holders are replaced, and ages copies:
+    /// at its max age, a copy of which too few holders are known loses one postage and goes to random neighbours; one without postage ends.
     pub(crate) fn take_turns(&mut self, now: Instant) {
         if self.neighbours.is_empty() {
             return;
         }
         let second = self.second(now);
         let Some(before) = second.checked_sub(seconds(self.config.offer_interval)) else { return };
-        for _ in 0..MAX_TURN {
-            let (mut offers, mut aged) = (Vec::new(), Vec::new());
-            while offers.len() < MAX_KEYS {
-                let Some(key) = self.store.next_in_turn(second, before) else { break };
-                match self.age(second, key) {
-                    Age::Young(tag) => offers.push((tag, key)),
-                    Age::Old(tag) => {
-                        offers.push((tag, key));
-                        aged.push((tag, key));
+        let anyone = self.sample(self.config.copies, |_| true);
+        let mut offers: BTreeMap<u32, Vec<(Tag, Key)>> = BTreeMap::new();
+        for _ in 0..MAX_TURN * MAX_KEYS {
+            let Some(key) = self.store.next_in_turn(second, before) else { break };
+            match self.age(second, key) {
+                Age::Young(tag) => {
+                    if let Some(keeper) = self.keeper(key) {
+                        offers.entry(keeper).or_default().push((tag, key));
                     }
-                    Age::Last => {}
-                    Age::Ended => self.store.remove(key),
                 }
+                Age::Old(tag) => anyone.iter().for_each(|neighbour| offers.entry(*neighbour).or_default().push((tag, key))),
+                Age::Last => {}
+                Age::Ended => self.store.remove(key),
             }
-            if offers.is_empty() {
-                break;
-            }
-            let sample = self.sample(self.config.copies, |_| true);
-            for (i, neighbour) in sample.into_iter().enumerate() {
-                self.send_have(neighbour, true, false, if i == 0 { &offers } else { &aged });
-            }
+        }
+        for (neighbour, keys) in offers {
+            self.send_have(neighbour, true, false, &keys);
+        }
+    }
+
+    /// One of the neighbours near to a packet, at random.
+    fn keeper(&mut self, key: Key) -> Option<u32> {
+        let radius = self.near();
+        let near = self.neighbours.iter().filter(|(_, neighbour)| !neighbour.silent && neighbour.place.distance(key) <= radius);
+        near.map(|(serial, _)| *serial).choose(&mut self.rng)
+    }
+
+    /// Offers a new neighbour the packets that it is near to, some at a time.
+    pub(crate) fn offer_held(&mut self, now: Instant, serial: u32) {
+        let radius = self.near();
+        let Some(neighbour) = self.neighbours.get_mut(&serial) else { return };
+        let place = neighbour.place;
+        let scan = self.store.scan(neighbour.offered, MAX_SCANNED);
+        neighbour.offered += MAX_SCANNED;
+        let more = neighbour.offered < self.store.slots();
+        let offers: Vec<(Tag, Key)> = scan.filter(|(_, key)| place.distance(*key) <= radius).collect();
+        self.send_have(serial, true, false, &offers);
+        if more {
+            self.timers.insert((now + OFFER_PACE, Timer::Offer(serial)));
         }
     }
 

@@ -14,7 +14,7 @@ pub(crate) use self::accounts::ORIGIN_COST;
 use self::accounts::{Accounts, OURS};
 
 use crate::list::{self, Kind, Links, List, NONE};
-use crate::message::{Bound, Key, Summary, Tag};
+use crate::message::{Bound, Key, Place, Summary, Tag};
 use crate::order::{Entry, Order};
 use crate::sketch::{KEPT, Sketch, epoch};
 use crate::sketch_message::Set;
@@ -89,7 +89,7 @@ pub(crate) struct Store {
     bytes: usize,
     wanted_bytes: usize,
     recent_bytes: usize,
-    place: u64,
+    place: Place,
     secret: [u64; 2],
     slots: Vec<Slot>,
     /// Slots that are free; those beyond the end of `slots` no longer exist.
@@ -127,7 +127,7 @@ impl Store {
             bytes: 0,
             wanted_bytes: 0,
             recent_bytes: 0,
-            place: id.0.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            place: Place::of(id),
             secret,
             slots: Vec::new(),
             free: Vec::new(),
@@ -336,6 +336,11 @@ impl Store {
         entries.map(|entry| self.slots[entry.slot as usize].packet())
     }
 
+    /// The keys of a topic's packets, the newest first.
+    pub(crate) fn newest(&self, tag: Tag) -> impl Iterator<Item = Key> {
+        self.order(tag).into_iter().flat_map(Order::newest).map(|entry| entry.bound.key)
+    }
+
     /// Makes the packets of a topic wanted or a stranger's; O(packets of the topic).
     pub(crate) fn prefer(&mut self, tag: Tag, wanted: bool) {
         let entries = self.order(tag).into_iter().flat_map(|order| order.range(Bound::MIN, Bound::MAX));
@@ -350,6 +355,17 @@ impl Store {
             self.sketches -= usize::from(topic.order.drop_sketch());
         }
         self.make_room(None);
+    }
+
+    /// Places for packets, those that are free included.
+    pub(crate) const fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The packets in `count` places from `start` on.
+    pub(crate) fn scan(&self, start: usize, count: usize) -> impl Iterator<Item = (Tag, Key)> {
+        let slots = self.slots.iter().skip(start).take(count);
+        slots.filter(|slot| slot.class != Class::Free).map(|slot| (slot.tag(), slot.key()))
     }
 
     /// Takes the next packet in turn that was last offered at or before `second`, and puts it at the end of the turn.

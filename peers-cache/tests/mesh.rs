@@ -21,7 +21,8 @@ fn replicate(seed: u64, count: usize, loss: f64) -> Report {
     let topic = TopicKey::from_seed([3; 32]);
     let subscribers: Vec<usize> = (0..count).step_by(2).collect();
     subscribers.iter().for_each(|peer| network.subscribe(*peer, topic.id()));
-    network.run(Duration::from_secs(10));
+    // Topics are sought for the second time after half a minute.
+    network.run(Duration::from_secs(50));
     let idle = network.datagrams;
     network.run(Duration::from_secs(40));
     let idle = (network.datagrams - idle) as f64 / count as f64 / 40.0;

@@ -504,6 +504,7 @@ impl Agent {
         let Some(waiting) = peer.waiting else { return };
         let alone = peer.paths.spare(now).is_none();
         if peer.suspect() && waiting.pings <= SUSPECT_PINGS + 1 {
+            self.emit(Event::Suspect { peer: id });
             self.kick_exchange(now);
         }
         // One of many that has nothing to say is replaced by another instead, when it is gone.

@@ -88,6 +88,11 @@ pub enum Event {
         /// Who.
         peer: PeerId,
     },
+    /// `peer` has left pings unanswered: it is probably gone, and will be [`Event::Disconnected`] unless it is heard.
+    Suspect {
+        /// Who.
+        peer: PeerId,
+    },
     /// The session with `peer` is gone.
     Disconnected {
         /// Who.

@@ -618,6 +618,7 @@ impl Stack {
                     self.busy.insert(peer);
                 }
             }
+            peers_nat::Event::Suspect { peer } => self.cache.peer_silent(peer),
             peers_nat::Event::Disconnected { peer, .. } => self.on_disconnected(now, wall, peer),
             peers_nat::Event::Data { peer, data } => self.on_data(now, wall, peer, &data),
             peers_nat::Event::Early { peer, data } => self.on_early(now, wall, peer, &data),

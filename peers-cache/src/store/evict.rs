@@ -87,7 +87,7 @@ impl Store {
 
     /// Hash distance from the peer's own id; less is nearer.
     pub(crate) const fn distance(&self, key: Key) -> u64 {
-        key.0[1] ^ self.place
+        self.place.distance(key)
     }
 
     /// The distance of a packet in steps, and some more if many hold it.

@@ -65,10 +65,11 @@ pub(crate) struct Network {
     /// Messages sent, and those of them that are packets.
     pub(crate) datagrams: u64,
     pub(crate) packets: u64,
-    wakes: Vec<Option<Instant>>,
     ids: BTreeMap<PeerId, usize>,
     /// What a peer that lies does not send.
     pub(crate) muted: Option<Muted>,
+    wakes: BTreeSet<(Instant, usize)>,
+    wake_of: Vec<Option<Instant>>,
 }
 
 type Muted = Box<dyn Fn(usize, &Bytes) -> bool>;
@@ -95,9 +96,10 @@ impl Network {
             stored: BTreeMap::new(),
             datagrams: 0,
             packets: 0,
-            wakes: Vec::new(),
             ids: BTreeMap::new(),
             muted: None,
+            wakes: BTreeSet::new(),
+            wake_of: Vec::new(),
         }
     }
 
@@ -110,7 +112,7 @@ impl Network {
         let cache = Cache::new(self.instant(), config, Self::id(self.peers.len()), self.rng.random());
         self.ids.insert(Self::id(self.peers.len()), self.peers.len());
         self.peers.push(cache);
-        self.wakes.push(None);
+        self.wake_of.push(None);
         self.peers.len() - 1
     }
 
@@ -160,6 +162,13 @@ impl Network {
             self.peers[a].peer_disconnected(now, Self::id(b));
             self.peers[b].peer_disconnected(now, Self::id(a));
         }
+    }
+
+    /// Takes a peer away for good.
+    pub(crate) fn leave(&mut self, peer: usize) {
+        self.disconnect(peer);
+        self.peers[peer] = Cache::new(self.instant(), Config::default(), Self::id(peer), [0; 32]);
+        self.drain(peer);
     }
 
     pub(crate) fn subscribe(&mut self, peer: usize, topic: TopicId) {
@@ -215,7 +224,11 @@ impl Network {
                 Event::Attested { .. } | Event::Kept(_) | Event::Dropped(_) => {}
             }
         }
-        self.wakes[peer] = self.peers[peer].poll_timeout();
+        let wake = self.peers[peer].poll_timeout();
+        if let Some(before) = core::mem::replace(&mut self.wake_of[peer], wake) {
+            self.wakes.remove(&(before, peer));
+        }
+        self.wakes.extend(wake.map(|at| (at, peer)));
     }
 
     /// Lets a peer do something now.
@@ -234,7 +247,7 @@ impl Network {
         let end = self.now + duration;
         loop {
             let flight = self.flights.peek().map(|flight| flight.at);
-            let wake = self.wakes.iter().enumerate().filter_map(|(peer, at)| at.map(|at| (at - self.start, peer))).min();
+            let wake = self.wakes.first().map(|(at, peer)| (*at - self.start, *peer));
             let next = flight.into_iter().chain(wake.map(|(at, _)| at)).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
