@@ -44,6 +44,9 @@ struct Counted {
     /// The least of any packet.
     least: u32,
     offers: u32,
+    /// Holders of all packets together that were counted, and how many there were at the last offer.
+    counted: u32,
+    before: u32,
 }
 
 impl Published {
@@ -59,7 +62,7 @@ impl Published {
             self.packets.insert(*key, (message, Vec::new()));
         }
         let histogram = vec![u32::try_from(keys.len()).unwrap_or(u32::MAX)];
-        self.messages.insert(message, Counted { head, tag, keys, histogram, least: 0, offers: 0 });
+        self.messages.insert(message, Counted { head, tag, keys, histogram, least: 0, offers: 0, counted: 0, before: 0 });
         self.order.push_back(message);
         message
     }
@@ -97,6 +100,7 @@ impl Published {
         }
         holders.push(peer);
         let message = self.messages.get_mut(message)?;
+        message.counted += 1;
         let count = holders.len();
         message.histogram.resize(message.histogram.len().max(count + 1), 0);
         message.histogram[count - 1] -= 1;
@@ -153,9 +157,14 @@ impl Cache {
     /// Offers a message of our own again while too few hold it.
     pub(crate) fn offer_again(&mut self, now: Instant, message: u32) {
         let lacking = self.published.lacking(message, self.config.copies);
-        let Some(counted) = self.published.messages.get_mut(&message).filter(|message| message.offers < MAX_OFFERS) else { return };
+        let Some(counted) = self.published.messages.get_mut(&message) else { return };
+        // One that is large may take long: it is offered as long as it finds holders.
+        if counted.offers >= MAX_OFFERS && counted.counted == counted.before {
+            return;
+        }
+        counted.before = counted.counted;
+        let next = FIRST_OFFER * (2 << counted.offers.min(MAX_OFFERS));
         counted.offers += 1;
-        let next = FIRST_OFFER * (1 << counted.offers);
         if lacking.is_empty() {
             return;
         }

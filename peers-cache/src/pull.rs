@@ -186,8 +186,12 @@ impl Cache {
         if let State::Asked { neighbour, .. } = pull.state {
             pull.state = State::Waiting;
             self.stats.repeated += 1;
-            if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
-                neighbour.timed_out(now);
+            let held = pull.sources.iter().any(|source| source.neighbour == neighbour && source.holds);
+            match self.neighbours.get_mut(&neighbour) {
+                Some(neighbour) if held => neighbour.timed_out(now),
+                // It searches for what may not exist: no sign of a slow link.
+                Some(neighbour) => neighbour.relieved(),
+                None => {}
             }
         }
         pull.sources.retain(|source| self.neighbours.contains_key(&source.neighbour));

@@ -26,6 +26,7 @@ mod origin;
 mod packages;
 mod portmap;
 mod recovery;
+mod repair;
 mod sockets;
 mod stack;
 mod store;

@@ -214,6 +214,8 @@ pub struct Stats {
     pub refused_messages: u64,
     /// Topic messages that did not open under the topic's key, or whose author is forged.
     pub refused_topic_messages: u64,
+    /// Fragments of unfinished messages that were asked for by id.
+    pub repairs: u64,
     /// Devices that came to an invitation after it was over.
     pub late_links: u64,
     /// Messages that could not be queued for a peer that is too slow.

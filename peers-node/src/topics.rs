@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use peers_crypto::{DeviceKey, Draft, GroupId, ReadKey, SealError, TopicKey};
 use peers_wire::{DEFAULT_LIFETIME, Header, Link, MAX_POSTAGE, Packet, PacketId, PeerId, Reassembly, Timestamp, TopicId};
 
 use crate::account::DatabaseId;
+use crate::repair::{REPAIR_AFTER, Repairs};
 use crate::stack::{DatabaseInput, Event, Stack, TopicMessage};
 
 /// Why a topic is followed.
@@ -50,6 +51,7 @@ pub(crate) struct Topics {
     /// Packets that were in the cache when their topic was followed; taken when the layers settle.
     pub(crate) held: VecDeque<Packet>,
     repair_at: Option<Instant>,
+    repairs: Repairs,
     /// Roots of messages whose fragments nobody sent in time.
     given_up: BTreeSet<[u8; 32]>,
 }
@@ -57,7 +59,14 @@ pub(crate) struct Topics {
 impl Topics {
     pub(crate) fn new() -> Self {
         let reassembly = Reassembly::new(peers_wire::Config::default());
-        Self { followed: BTreeMap::new(), reassembly, held: VecDeque::new(), repair_at: None, given_up: BTreeSet::new() }
+        Self {
+            followed: BTreeMap::new(),
+            reassembly,
+            held: VecDeque::new(),
+            repair_at: None,
+            repairs: Repairs::default(),
+            given_up: BTreeSet::new(),
+        }
     }
 
     /// The topics followed for such a purpose.
@@ -239,7 +248,7 @@ impl Stack {
         if self.topics.repair_at.is_none_or(|at| at > now) {
             return;
         }
-        let Topics { reassembly, given_up, repair_at, .. } = &mut self.topics;
+        let Topics { reassembly, given_up, repair_at, repairs, .. } = &mut self.topics;
         let before: Vec<_> = reassembly.progress().map(|progress| progress.head).collect();
         reassembly.expire(now);
         let after: BTreeSet<_> = reassembly.progress().map(|progress| progress.head).collect();
@@ -247,11 +256,9 @@ impl Stack {
         while given_up.len() > MAX_GIVEN_UP {
             given_up.pop_first();
         }
-        // A message that still grows is on its way: only one that stalls is asked for.
-        let stalled = reassembly.progress().filter(|progress| progress.last + REPAIR_AFTER <= now).map(|progress| progress.head);
-        let missing: Vec<PacketId> =
-            stalled.collect::<Vec<_>>().iter().flat_map(|head| reassembly.missing(head, MAX_REQUESTS)).take(MAX_REQUESTS).collect();
+        let missing = repairs.due(now, reassembly);
         *repair_at = reassembly.progress().next().is_some().then(|| now + REPAIR_AFTER);
+        self.stats.repairs += missing.len() as u64;
         for id in missing {
             self.cache.request(now, wall, id);
         }
@@ -266,9 +273,5 @@ fn root_of(packet: &Packet) -> Option<[u8; 32]> {
     }
 }
 
-/// How long fragments may take before the missing ones are asked for.
-const REPAIR_AFTER: Duration = Duration::from_millis(500);
 /// Messages given up that are remembered.
 const MAX_GIVEN_UP: usize = 1024;
-/// Fragments asked for at a time.
-const MAX_REQUESTS: usize = 64;

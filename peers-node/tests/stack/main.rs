@@ -4,6 +4,7 @@
 mod early;
 mod fate;
 mod groups;
+mod large;
 mod linking;
 mod net;
 
