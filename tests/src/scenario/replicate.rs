@@ -375,6 +375,10 @@ impl<'a> Run<'a> {
         let skew = self.rng.random_range(-self.scenario.skew..=self.scenario.skew);
         let mut config = peers_node::Config::default();
         (config.cache.publish_to, config.cache.relay_to) = (self.scenario.publish_to, self.scenario.relay_to);
+        if self.publics.len() < self.scenario.publics {
+            // Whoever runs a public peer for so many gives it room for them: leavers keep their place until they are missed.
+            config.nat.max_sessions = config.nat.max_sessions.max(2 * self.scenario.peers);
+        }
         let host = self.world.add_peer(site, config, skew);
         let received = vec![None; self.scenario.publishes as usize];
         self.members.push(Member { subscribed, arrived: self.world.now(), ready: None, leaves: Duration::MAX, received });

@@ -16,7 +16,7 @@ pub fn survival(scenario: &Survive) -> f64 {
 }
 
 /// Bytes of a packet's header, and of what a cache allocates for a packet beside its bytes, about.
-const PACKET: usize = 133 + 400;
+const PACKET: usize = 133 + 510;
 
 #[cfg(test)]
 mod tests {
