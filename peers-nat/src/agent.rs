@@ -20,6 +20,7 @@ use crate::dial::Wanted;
 use crate::discovery::Discovery;
 use crate::early;
 use crate::exchange::Book;
+use crate::hold::Held;
 use crate::lifetime::Lifetimes;
 use crate::limits::{Bucket, Ledger};
 use crate::output::{ConnectError, DisconnectReason, Event, PeerInfo, SendError, SocketId, Transmit};
@@ -121,6 +122,7 @@ pub struct Agent {
     pub(crate) reflections: Reflections,
     pub(crate) check: Check,
     pub(crate) vouching: Vouching,
+    pub(crate) held: Held,
     pub(crate) lifetimes: Option<Lifetimes>,
     pub(crate) sockets: Sockets,
     pub(crate) survey: Survey,
@@ -175,6 +177,7 @@ impl Agent {
             reflections: Reflections::default(),
             check: Check::default(),
             vouching: Vouching::default(),
+            held: Held::default(),
             lifetimes: None,
             sockets: Sockets::default(),
             survey: Survey::default(),
@@ -319,14 +322,16 @@ impl Agent {
                         self.send_raw(spare, datagram.clone());
                     }
                     self.send_raw(link, datagram);
-                } else {
-                    self.stats.unsent += 1;
                 }
                 sealed
             }
         };
         self.scratch = plaintext;
-        if sent { Ok(()) } else { Err(SendError::NoPath(peer)) }
+        if sent || self.hold(now, peer, data) {
+            return Ok(());
+        }
+        self.stats.unsent += 1;
+        Err(SendError::NoPath(peer))
     }
 
     /// Takes a datagram that came from `remote`. Anything may be in it: what is not for us is dropped and counted.

@@ -38,6 +38,7 @@ mod exchange;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hold;
 mod introduce;
 mod lifetime;
 mod limits;

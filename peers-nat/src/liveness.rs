@@ -280,10 +280,12 @@ impl Agent {
             }
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.works(now, index, link);
         if let Some(address) = peer.paths.proven_address() {
             self.book.connected_at(id, address);
+            self.release(now, id);
         }
-        peer.works(now, index, link);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         if matches!((before, link), (Some(Link::Direct(_)), Link::Relayed { .. })) && peer.paths.selected() == Some(link) {
             peer.paths.distrust();
             peer.punches = PUNCHES.0;
@@ -601,6 +603,7 @@ impl Agent {
             self.timers.clear(timer);
         }
         self.end_punch(id);
+        self.held.forget(id);
         let Some(peer) = self.peers.remove(&id) else { return };
         for tag in peer.tags.into_iter().flatten() {
             self.forget_tag(id, tag);

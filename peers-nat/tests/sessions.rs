@@ -279,3 +279,26 @@ proptest! {
         prop_assert_eq!((told(a), told(b)), (1, 1));
     }
 }
+
+#[test]
+fn data_for_an_address_that_is_being_proven_waits_for_the_proof() {
+    let mut overtaken = 0;
+    for seed in 0..20 {
+        let mut net = Net::new(seed);
+        net.jitter = Duration::from_millis(60);
+        let (a, b) = (net.add(Nat::Open), net.add(Nat::Open));
+        net.connect_open(a, b);
+        let connected = net.run_until(seconds(2), |net| net.path(a, b).is_some());
+        assert!(connected.is_some());
+        // It may overtake what proves the address of `a` to `b`.
+        net.send(a, b, b"send me much");
+        net.run_until(seconds(2), |net| !net.data(a, b).is_empty()).unwrap();
+        let address = net.address(a);
+        let before = net.hosts[b].sent[&address].1;
+        (0..20).for_each(|i| net.send(b, a, &[i; 1000]));
+        overtaken += usize::from(net.hosts[b].sent[&address].1 - before < 1000);
+        net.run(seconds(1));
+        assert_eq!(net.data(b, a).len(), 20, "seed {seed}");
+    }
+    assert!(overtaken > 0, "no run shows anything");
+}
