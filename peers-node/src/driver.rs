@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use peers_crypto::TopicKey;
 use peers_nat::{Path, SocketId};
-use peers_wire::{Packet, PacketId, PeerId, Timestamp, TopicId};
+use peers_wire::{PacketId, PeerId, Timestamp, TopicId};
 use rusqlite::params;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -21,6 +21,7 @@ use crate::linking::LinkMatch;
 use crate::mailbox::{self, Kept};
 use crate::message::{Letter, LetterId, MailBody};
 use crate::node_recovery::{Progress, Recovered, RecoveryWatch};
+use crate::packets::PacketFile;
 use crate::portmap::{self, PortMapping};
 use crate::sockets::Sockets;
 use crate::stack::{self, DatabaseInput, Stack};
@@ -53,6 +54,7 @@ pub(crate) struct LinkWatch {
 pub(crate) struct Driver {
     pub(crate) stack: Stack,
     pub(crate) store: Arc<Store>,
+    pub(crate) packets: PacketFile,
     clock: Arc<Clock>,
     sockets: Sockets,
     streams: Streams,
@@ -83,6 +85,7 @@ pub(crate) struct Driver {
 pub(crate) struct Parts {
     pub(crate) stack: Stack,
     pub(crate) store: Arc<Store>,
+    pub(crate) packets: PacketFile,
     pub(crate) clock: Arc<Clock>,
     pub(crate) sockets: Sockets,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -98,6 +101,7 @@ impl Driver {
         Self {
             stack: parts.stack,
             store: parts.store,
+            packets: parts.packets,
             clock: parts.clock,
             streams: Streams::listen(&parts.sockets.for_streams()),
             sockets: parts.sockets,
@@ -131,7 +135,8 @@ impl Driver {
             self.end_abandoned_linking(now, wall);
             self.end_abandoned_recovery(now, wall);
             self.drain(now, wall);
-            let wake = self.stack.poll_timeout().map_or(self.addresses_at, |at| at.min(self.addresses_at));
+            self.packets.handle_timeout(now);
+            let wake = [self.stack.poll_timeout(), self.packets.poll_timeout()].into_iter().flatten().fold(self.addresses_at, Instant::min);
             let timer = tokio::time::sleep_until(self.clock.system_time(wake).into());
             tokio::select! {
                 biased;
@@ -390,10 +395,8 @@ impl Driver {
                 self.tell(NodeEvent::RecoveryProgress { user, have, need });
             }
             stack::Event::GuardianPackage { from, package } => self.on_package(from, &package),
-            stack::Event::Keep(packet) => self.keep(packet),
-            stack::Event::Forget(id) => {
-                self.store.write_behind("the cache", move |c| c.execute("DELETE FROM packet WHERE id = ?1", [id.0]).map(drop))
-            }
+            stack::Event::Keep(packet) => self.packets.keep(now, packet),
+            stack::Event::Forget(id) => self.packets.forget(now, id),
             stack::Event::Reflexive(address) => {
                 if !self.reflexive.contains(&address) {
                     self.reflexive.insert(0, address);
@@ -423,12 +426,6 @@ impl Driver {
     pub(crate) fn store_account(&self, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         let bytes = self.stack.account().encode();
         self.store.write(move |c| c.execute("INSERT OR REPLACE INTO account VALUES (1, ?1)", [bytes.as_slice()]).map(drop), done);
-    }
-
-    fn keep(&self, packet: Packet) {
-        self.store.write_behind("the cache", move |c| {
-            c.execute("INSERT OR REPLACE INTO packet VALUES (?1, ?2)", params![packet.id().0, packet.as_bytes().as_ref()]).map(drop)
-        });
     }
 
     /// Adds a message to its topic's history; it is announced, and `done` called, when it is on disk.

@@ -62,6 +62,7 @@ impl Topic {
         let (topic, source, label, body) = (self.id, self.source.clone(), self.label.clone(), body.into());
         let size = body.len();
         let (sender, queued) = oneshot::channel();
+        let (kept_sender, kept) = oneshot::channel();
         let (holders_sender, holders) = watch::channel(0);
         let published = self.node.call(move |driver, now, wall| {
             let id = match source {
@@ -71,8 +72,8 @@ impl Topic {
             };
             driver.publications.retain(|_, watched| !watched.is_closed());
             driver.publications.insert(id, holders_sender);
-            // The packets go to disk first: the history's job is behind them in the queue.
             driver.drain(now, wall);
+            driver.packets.sync(now, kept_sender);
             let previous = driver.stack.cache().get(&id).and_then(Packet::previous).unwrap_or(Link::NONE);
             let message = stack::TopicMessage { topic, id, author: driver.stack.id(), created: wall, previous, payload: body };
             driver.store_message(message, |stored| drop(sender.send(stored)));
@@ -83,6 +84,8 @@ impl Topic {
             GroupPublishError::Seal(_) => PublishError::TooLarge { size, max: peers_wire::MAX_MESSAGE },
         })?;
         queued.await.map_err(|_| Closed)?.map_err(PublishError::State)?;
+        // Whether or not the cache can be written: the history is.
+        let _ = kept.await;
         Ok(Publication { node: self.node.clone(), id, holders })
     }
 

@@ -58,6 +58,11 @@ impl Home {
         self.state.join("state.sqlite")
     }
 
+    /// The sealed database of packets that the node keeps for others and for itself; it may be deleted while the node does not run.
+    pub fn cache_file(&self) -> PathBuf {
+        self.state.join("cache.sqlite")
+    }
+
     /// Held locked while a node runs on this home.
     pub fn lock_file(&self) -> PathBuf {
         self.state.join("lock")

@@ -24,6 +24,7 @@ mod node_groups;
 mod node_recovery;
 mod origin;
 mod packages;
+mod packets;
 mod portmap;
 mod recovery;
 mod repair;

@@ -22,6 +22,7 @@ use crate::handles::{Acceptance, Invitation, Sending, Topic, TopicSource};
 use crate::home::Home;
 use crate::linking::{LinkFailure, LinkOptions};
 use crate::message::{Letter, LetterId, MAX_LETTER, MAX_NAME};
+use crate::packets::PacketFile;
 use crate::portmap::PortMapping;
 use crate::sockets::{BindError, Sockets};
 use crate::stack::{self, Stack};
@@ -209,6 +210,12 @@ impl Node {
         let sockets = Sockets::bind(&with_last_port(&options.listen, saved.port), lan, options.lan_only)
             .or_else(|_| Sockets::bind(&options.listen, lan, options.lan_only))?;
 
+        let (path, key) = (home.cache_file(), Zeroizing::new(*keys.storage_key()));
+        let limit = options.limits.cache.budget.max(options.limits.cache.wanted_budget + options.limits.cache.budget / 4);
+        let opened = tokio::task::spawn_blocking(move || PacketFile::open(&path, &key, limit)).await;
+        let (packet_file, packets) = opened
+            .map_err(|error| OpenError::Home { path: home.cache_file().display().to_string(), source: std::io::Error::other(error) })?;
+
         let (now, wall) = clock.now();
         let device = keys.device_key().clone();
         let account = match &saved.account {
@@ -221,7 +228,7 @@ impl Node {
         limits.nat.streams = !options.lan_only;
         let id = device.id();
         let mut stack = Stack::new(now, wall, limits, device, account, rand::rng().random());
-        let labels = saved.resume(&mut stack, now, wall);
+        let labels = saved.resume(packets, &mut stack, now, wall);
         for Bootstrap { id, address } in &options.bootstrap {
             match id {
                 Some(id) => drop(stack.connect(now, wall, *id, &[*address])),
@@ -238,6 +245,7 @@ impl Node {
         let driver = Driver::new(Parts {
             stack,
             store: Arc::clone(&store),
+            packets: packet_file,
             clock: Arc::clone(&clock),
             sockets,
             commands: queue,
@@ -561,7 +569,6 @@ struct Saved {
     topics: Vec<(String, Zeroizing<Vec<u8>>)>,
     contacts: Vec<(PeerId, bool)>,
     peers: Vec<(PeerId, SocketAddr)>,
-    packets: Vec<Vec<u8>>,
     outbox: Vec<(PeerId, Vec<u8>)>,
     databases: Vec<SavedDatabase>,
 }
@@ -592,7 +599,6 @@ impl Saved {
             peers: (all(REMEMBERED)?.query_map([], |row| Ok((PeerId(row.get(0)?), row.get::<_, String>(1)?)))?)
                 .filter_map(|row| row.map(|(id, address)| Some((id, address.parse().ok()?))).transpose())
                 .collect::<Result<_, _>>()?,
-            packets: all("SELECT bytes FROM packet")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?,
             outbox: all("SELECT recipient, letter FROM outbox ORDER BY created")?
                 .query_map([], |row| Ok((PeerId(row.get(0)?), row.get(1)?)))?
                 .collect::<Result<_, _>>()?,
@@ -605,12 +611,13 @@ impl Saved {
     }
 
     /// Gives the stack what it had.
-    fn resume(&self, stack: &mut Stack, now: Instant, wall: Timestamp) -> BTreeMap<TopicId, (String, Option<TopicKey>)> {
-        for bytes in &self.packets {
-            if let Ok(packet) = Packet::decode(Bytes::copy_from_slice(bytes)) {
-                stack.load(now, wall, packet);
-            }
-        }
+    fn resume(
+        &self,
+        packets: Vec<Packet>,
+        stack: &mut Stack,
+        now: Instant,
+        wall: Timestamp,
+    ) -> BTreeMap<TopicId, (String, Option<TopicKey>)> {
         let mut labels = BTreeMap::new();
         for (label, seed) in &self.topics {
             // The user's own topics have no key of their own.
@@ -627,6 +634,10 @@ impl Saved {
         }
         for (peer, address) in &self.peers {
             stack.remember(now, wall, *peer, &[*address]);
+        }
+        // What is subscribed to is known by now, so that it is not taken for a stranger's.
+        for packet in packets {
+            stack.load(now, wall, packet);
         }
         for (to, letter) in &self.outbox {
             if let Ok(crate::message::MailBody::Letter(letter)) = crate::message::MailBody::decode(letter) {

@@ -146,7 +146,7 @@ impl Drop for Store {
 }
 
 /// Runs what blocks; a runtime with other threads moves its tasks there.
-fn wait<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn wait<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
@@ -208,7 +208,7 @@ pub(crate) fn add_account(path: &Path, key: &[u8; 32], account: &[u8]) -> Result
 }
 
 /// Opens a file that is there.
-fn unlock(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
+pub(crate) fn unlock(path: &Path, key: &[u8; 32]) -> Result<Connection, StoreError> {
     let failed = |source| StoreError::new(path, source);
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
@@ -287,7 +287,6 @@ CREATE INDEX IF NOT EXISTS message_topic ON message(topic, position);
 CREATE TABLE IF NOT EXISTS mail(
   id BLOB NOT NULL UNIQUE, position INTEGER PRIMARY KEY AUTOINCREMENT, sender BLOB NOT NULL, created INTEGER NOT NULL, name TEXT, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS outbox(id BLOB PRIMARY KEY, recipient BLOB NOT NULL, created INTEGER NOT NULL, letter BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS packet(id BLOB PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS package(
   position INTEGER PRIMARY KEY AUTOINCREMENT, user BLOB NOT NULL, sender BLOB NOT NULL, made INTEGER NOT NULL, bytes BLOB NOT NULL, UNIQUE(user, sender));
 CREATE TABLE IF NOT EXISTS setting(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -303,12 +302,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("state.sqlite");
         let store = Store::open(&path, &[7; 32]).unwrap();
-        store.run(|c| c.execute("INSERT INTO packet VALUES (x'01', x'cafe')", [])).await.unwrap();
-        let failed = store.run(|c| c.execute("INSERT INTO packet VALUES (x'01', x'cafe')", [])).await;
+        store.run(|c| c.execute("INSERT INTO setting VALUES ('one', 1)", [])).await.unwrap();
+        let failed = store.run(|c| c.execute("INSERT INTO setting VALUES ('one', 1)", [])).await;
         assert!(failed.is_err(), "a job that fails says so");
         drop(store);
         let again = Store::open(&path, &[7; 32]).unwrap();
-        let count: i64 = again.run(|c| c.query_row("SELECT count(*) FROM packet", [], |row| row.get(0))).await.unwrap();
+        let count: i64 = again.run(|c| c.query_row("SELECT count(*) FROM setting", [], |row| row.get(0))).await.unwrap();
         assert_eq!(count, 1);
         drop(again);
         let wrong = Store::open(&path, &[8; 32]).unwrap_err().to_string();
@@ -337,16 +336,16 @@ mod tests {
     async fn where_sqlite_gives_up_a_transaction_nothing_of_it_is_acknowledged() {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::open(&temp.path().join("state.sqlite"), &[7; 32]).unwrap();
-        let insert = "INSERT OR ROLLBACK INTO packet VALUES (x'01', x'cafe')";
+        let insert = "INSERT OR ROLLBACK INTO setting VALUES ('one', 1)";
         let (begin, waiting) = std::sync::mpsc::channel();
         let held = store.run(move |c| waiting.recv().map_err(|_| rusqlite::Error::InvalidQuery).and_then(|()| c.execute(insert, [])));
         let gives_up = store.run(move |c| c.execute(insert, []));
-        let next = store.run(|c| c.execute("INSERT INTO packet VALUES (x'02', x'cafe')", []));
+        let next = store.run(|c| c.execute("INSERT INTO setting VALUES ('two', 2)", []));
         let release = async { begin.send(()).unwrap() };
         let (held, gives_up, next, ()) = tokio::join!(held, gives_up, next, release);
         assert!(held.unwrap_err().to_string().contains("UNIQUE"), "the reason is told, and not that nothing is left to commit");
         assert!(gives_up.is_err() && next.is_ok());
-        let count: i64 = store.run(|c| c.query_row("SELECT count(*) FROM packet", [], |row| row.get(0))).await.unwrap();
+        let count: i64 = store.run(|c| c.query_row("SELECT count(*) FROM setting", [], |row| row.get(0))).await.unwrap();
         assert_eq!(count, 1);
     }
 

@@ -122,7 +122,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_without_a_goodbye() {
     // The state as a crash would leave it: a copy of the files while the node runs.
     let copy = temp.path().join("copy");
     std::fs::create_dir(&copy).unwrap();
-    for name in ["key", "state.sqlite", "state.sqlite-wal"] {
+    for name in ["key", "state.sqlite", "state.sqlite-wal", "cache.sqlite", "cache.sqlite-wal"] {
         std::fs::copy(temp.path().join("peer").join(name), copy.join(name)).unwrap();
     }
     let again = Node::open(&Home::at(&copy), options("peer")).await.unwrap();
@@ -130,6 +130,30 @@ async fn what_was_acknowledged_is_there_after_a_restart_without_a_goodbye() {
     let history = again.user_topic("diary").await.unwrap().history(100).await.unwrap();
     assert_eq!(history.iter().map(|message| message.id).collect::<Vec<_>>(), ids);
     assert!(again.status().await.unwrap().cache.packets >= 20, "the packets are still offered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_or_deleted_cache_file_costs_the_cache_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let peer = open(temp.path(), "peer").await;
+    let id = peer.node.id();
+    let said = peer.node.user_topic("diary").await.unwrap().publish("dear diary").await.unwrap().id();
+    peer.node.close().await;
+    for damage in [true, false] {
+        match damage {
+            true => std::fs::write(peer.home.cache_file(), [0xee; 10_000]).unwrap(),
+            false => std::fs::remove_file(peer.home.cache_file()).unwrap(),
+        }
+        let again = Node::open(&peer.home, options("peer")).await.unwrap();
+        assert_eq!(again.id(), id);
+        assert_eq!(again.status().await.unwrap().cache.packets, 0);
+        let diary = again.user_topic("diary").await.unwrap();
+        assert_eq!(diary.history(10).await.unwrap().iter().map(|message| message.id).collect::<Vec<_>>(), [said]);
+        let other = again.user_topic("notes").await.unwrap();
+        other.publish("it works").await.unwrap();
+        assert!(again.status().await.unwrap().cache.packets > 0);
+        again.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
