@@ -432,3 +432,40 @@ fn no_message_at_all_is_malformed() {
     victim.cache.handle_message(victim.now, WALL, LIAR, Bytes::new());
     assert_eq!(victim.cache.stats().malformed, 1);
 }
+
+#[test]
+fn seeking_topics_without_end_costs_a_bounded_amount() {
+    let mut victim = Victim::new(Config::default());
+    let mut asked = 0;
+    for i in 0..10_000u64 {
+        victim.hear(&Message::Seek { further: true, tags: (0..16).map(|n| Tag(i * 16 + n)).collect() });
+        asked += victim.said().iter().filter(|(_, message)| matches!(message, Message::Seek { further: false, .. })).count();
+    }
+    // The burst of its budget for work, to the one other neighbour.
+    assert_eq!(asked, 8);
+    assert!(victim.cache.stats().throttled > 9000);
+    // One topic is sought once in ten seconds.
+    victim.wait(Duration::from_secs(20));
+    let again = (0..5).map(|_| {
+        victim.hear(&Message::Seek { further: true, tags: vec![Tag(7)] });
+        victim.said().len()
+    });
+    assert_eq!(again.sum::<usize>(), 1);
+}
+
+#[test]
+fn who_claims_to_be_empty_again_and_again_is_sent_a_bounded_amount() {
+    let mut victim = Victim::new(Config::default());
+    let packets: Vec<Packet> = (0..40).flat_map(|n| seal(n, 10)).collect();
+    let tag = Tag::from(packets[0].topic());
+    for packet in &packets {
+        victim.cache.load(victim.now, WALL, packet.clone());
+    }
+    let mut sent = Vec::new();
+    for version in 1..1000 {
+        victim.hear(&Message::Topics { version, part: 0, empty: true, topics: vec![(tag, Summary::default())] });
+        sent.push(victim.said().iter().filter(|(_, message)| matches!(message, Message::Packet { .. })).count());
+    }
+    assert_eq!(sent[0], 32);
+    assert!(sent.iter().sum::<usize>() <= 4096, "{}", sent.iter().sum::<usize>());
+}
