@@ -213,9 +213,15 @@ impl Cache {
         let neighbours = &self.neighbours;
         let open = |source: &&Source| !source.asked && neighbours.get(&source.neighbour).is_some_and(|neighbour| neighbour.has_room());
         let rtt = |neighbour: u32| neighbours.get(&neighbour).map(|neighbour| neighbour.rtt());
-        let best = pull.sources.iter().filter(open).min_by_key(|source| (!source.holds, rtt(source.neighbour), source.neighbour));
+        let order = |source: &&Source| (!source.holds, rtt(source.neighbour), source.neighbour);
+        let best = pull.sources.iter().filter(open).min_by_key(order);
         if let Some(best) = best.map(|source| source.neighbour) {
+            // What was lost twice is asked of two, as each further loss takes as long again.
+            let holds = |source: &&Source| source.holds && source.neighbour != best;
+            let second = pull.sources.iter().filter(open).filter(holds).min_by_key(order).filter(|_| pull.tries > 1);
+            let second = second.map(|source| source.neighbour);
             self.ask(now, key, best);
+            self.ask_as_well(key, second);
             return;
         }
         if pull.state == State::Waiting {
@@ -246,6 +252,20 @@ impl Cache {
         self.timers.insert((pull.due, Timer::Pull(key)));
         self.stats.pulled += 1;
         self.pulls.wants.entry((neighbour, hops)).or_default().push(key);
+    }
+
+    /// Asks a second source, whose answer is not waited for.
+    fn ask_as_well(&mut self, key: Key, second: Option<u32>) {
+        let source = |pull: &mut Pull| {
+            pull.sources
+                .iter_mut()
+                .find(|source| Some(source.neighbour) == second)
+                .map(|source| core::mem::replace(&mut source.asked, true))
+        };
+        if let (Some(second), Some(Some(false))) = (second, self.pulls.get_mut(key).map(source)) {
+            self.stats.pulled += 1;
+            self.pulls.wants.entry((second, 0)).or_default().push(key);
+        }
     }
 
     /// A neighbour cannot give a packet: the next is asked at once.
