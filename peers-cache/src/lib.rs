@@ -25,6 +25,9 @@ mod config;
 mod differ;
 #[cfg(test)]
 mod differ_tests;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 #[cfg(test)]
 mod hostile_tests;

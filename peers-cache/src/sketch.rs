@@ -12,7 +12,7 @@ use peers_wire::Timestamp;
 use crate::message::{Key, Tag};
 
 /// Cells of a sketch that is kept up to date.
-pub(crate) const KEPT: usize = 256;
+pub(crate) const KEPT: usize = 320;
 /// Cells of any sketch.
 pub(crate) const MAX_CELLS: usize = 1024;
 /// Words of a [`Parity`].
@@ -260,6 +260,18 @@ pub(crate) fn decode(mut cells: Vec<Option<Cell>>) -> Option<Difference> {
         }
     }
     cells.iter().flatten().all(|cell| *cell == Cell::default()).then_some(found)
+}
+
+/// Adds a packet to cells, or takes it out.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn toss(cells: &mut [Cell], short: u64, out: bool) {
+    for index in Cells::of(short, cells.len()) {
+        if out {
+            cells[index].subtract(Cell::of(short));
+        } else {
+            cells[index].add(Cell::of(short));
+        }
+    }
 }
 
 /// The only packet in a cell of a difference, and whether it is theirs.

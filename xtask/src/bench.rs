@@ -34,7 +34,12 @@ enum Layer {
 
 #[expect(clippy::print_stdout, reason = "the figures are the output of this command")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.versus && !matches!(args.layer, Layer::Crypto) {
+    let versus = match args.layer {
+        Layer::Crypto => Some("crypto"),
+        Layer::Cache => Some("cache"),
+        Layer::Wire | Layer::Nat | Layer::Sync => None,
+    };
+    if args.versus && versus.is_none() {
         eprintln!("error: --versus is not available for this layer: nothing to measure beside it is built in this workspace");
         return Ok(ExitCode::from(USAGE));
     }
@@ -45,8 +50,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Layer::Cache => bench_cache::run(),
         Layer::Sync => bench_sync::run(),
     };
-    if args.versus {
-        figures["versus"] = bench_crypto::versus()?;
+    if let Some(layer) = versus.filter(|_| args.versus) {
+        figures["versus"] = bench_crypto::versus(layer)?;
     }
     match figures.as_object() {
         Some(figures) if !args.json => figures.iter().for_each(|(figure, value)| println!("{figure:24} {value}")),

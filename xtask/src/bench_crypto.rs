@@ -127,18 +127,19 @@ fn start() -> Instant {
     Instant::now()
 }
 
-/// The same beside `snow`, both built and measured in the workspace `tests/versus`.
+/// The same beside others, all built and measured in the workspace `tests/versus`.
 ///
-/// - returns: for `peers` and `snow`: `C1`, here over the same two libsodium calls for both; `seal_and_open_us` of 1 KiB; `C2_ms`
+/// - returns: of `crypto`, for `peers` and `snow`: `C1`, here over the same two libsodium calls for both; `seal_and_open_us` of 1 KiB; `C2_ms`;
+///   of `cache`, for `peers`, `negentropy` and `riblt` by their size: what it takes until one of two knows what both are missing
 ///
 /// # Errors
 /// It does not build, or does not run.
-pub(crate) fn versus() -> Result<Value> {
+pub(crate) fn versus(layer: &str) -> Result<Value> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("tests").join("versus").join("Cargo.toml");
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["run", "--quiet", "--release", "--locked", "--manifest-path"])
         .arg(&manifest)
-        .args(["--", "crypto"])
+        .args(["--", layer])
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot run cargo")?;

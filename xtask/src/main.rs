@@ -10,6 +10,7 @@ mod ci;
 mod fuzz;
 mod netlab;
 mod plot;
+mod reconciling;
 mod sim;
 mod sweep;
 

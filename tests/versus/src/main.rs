@@ -1,6 +1,9 @@
 //! Peers beside the published implementations of the same things: taken in turns in one run, in time of the processor, medians.
 
+mod cache;
 mod crypto;
+#[path = "../../../xtask/src/reconciling.rs"]
+mod reconciling;
 
 use std::process::ExitCode;
 
@@ -8,9 +11,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
+        Some("cache") => println!("{}", cache::run()),
         Some("crypto") => println!("{}", crypto::run()),
         _ => {
-            eprintln!("error: name a layer: crypto");
+            eprintln!("error: name a layer: cache or crypto");
             return ExitCode::from(2);
         }
     }
