@@ -48,8 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 match event {
                     Event::Packet(packet) => received = Some(topic.read_key().open(&packet, packet.payload())?),
                     Event::Stored { holders, .. } => stored = holders > 0,
-                    // To be kept on disk, and to be forgotten there.
-                    Event::Attested { .. } | Event::Kept(_) | Event::Dropped(_) => {}
+                    // What is to be kept on disk and to be forgotten there, receipts, questions.
+                    _ => {}
                 }
             }
         }

@@ -18,6 +18,7 @@ use crate::neighbour::Neighbour;
 use crate::pen::Pen;
 use crate::publish::Published;
 use crate::pull::{MAX_SEARCH_HOPS, Pulls};
+use crate::query::{Queries, Query, QueryId};
 use crate::receipt::{Proving, Receipts};
 use crate::reconcile::Changes;
 use crate::seek::{SEEK_COST, Seeks};
@@ -36,6 +37,8 @@ const OFFERS_AFTER: core::time::Duration = core::time::Duration::from_secs(5);
 /// What a request, a range and an offer cost of a neighbour's budget for work.
 const WANT_COST: usize = 4;
 const RANGE_COST: usize = 16;
+/// What a question costs, which is passed on to a few.
+const QUESTION_COST: usize = 64;
 
 /// What happens at a time; a timer that has become void does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +50,7 @@ pub(crate) enum Timer {
     Published(u32),
     Talk(u32),
     Proof(u64),
+    Question(QueryId),
     Check,
     Offer(u32),
     Seek,
@@ -71,6 +75,7 @@ pub struct Cache {
     pub(crate) published: Published,
     pub(crate) receipts: Receipts,
     pub(crate) traces: Traces,
+    pub(crate) queries: Queries,
     pub(crate) changes: Changes,
     pub(crate) talks: Talks,
     pub(crate) gatherings: Gatherings,
@@ -112,6 +117,7 @@ impl Cache {
             published: Published::default(),
             receipts: Receipts::default(),
             traces: Traces::default(),
+            queries: Queries::default(),
             changes: Changes::default(),
             talks: Talks::default(),
             gatherings: Gatherings::new(),
@@ -306,6 +312,7 @@ impl Cache {
             Message::Cells(cells) => self.on_cells(now, from, &cells),
             Message::More(more) => self.on_more(now, from, &more),
             Message::Names(names) => self.on_names(now, from, &names),
+            Message::Query(query) => self.on_query(now, from, query),
             Message::Proving(proving) => self.on_proving(now, wall, from, proving),
         }
         self.ask_receipts(now);
@@ -330,6 +337,7 @@ impl Cache {
                 Timer::Check => self.check_holder(now),
                 Timer::Offer(neighbour) => self.offer_held(now, neighbour),
                 Timer::Seek => self.seek_topics(now),
+                Timer::Question(query) => self.question_due(now, query),
                 Timer::Tick => self.tick(now, wall),
             }
         }
@@ -391,7 +399,8 @@ impl Cache {
             Message::Probe(_) | Message::Cells(_) | Message::More(_) => RANGE_COST,
             Message::Names(names) => names.wants.len() * WANT_COST + names.offers.len() + 1,
             Message::Proving(Proving::Prove { keys, .. }) => RANGE_COST + keys.len() * WANT_COST,
-            Message::Proving(Proving::Proof { .. }) => RANGE_COST,
+            Message::Proving(Proving::Proof { .. }) | Message::Query(Query::Answer { .. } | Query::Cancel { .. }) => RANGE_COST,
+            Message::Query(Query::Question { .. }) => QUESTION_COST,
         };
         self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.work.take(now, cost))
     }

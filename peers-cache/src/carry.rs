@@ -17,6 +17,8 @@ const NOBODY: u32 = u32::MAX;
 pub(crate) const STRANGER: u64 = u64::MAX;
 /// Packets that are sought among the neighbours at a time.
 const MAX_TRACES: usize = 16;
+/// Neighbours that are asked about one.
+const MAX_TRACED: usize = 256;
 
 /// Why a packet was not taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -102,14 +104,15 @@ impl Cache {
         if taken { Ok(()) } else { Err(ImportError::NoRoom) }
     }
 
-    /// Asks all neighbours whether they hold a packet, and if it is not held here, for the packet, up to three hops away. [`Cache::traced`] tells what is known by now.
+    /// Asks all neighbours, at most 256, whether they hold a packet, and if it is not held here, for the packet, up to three hops away. [`Cache::traced`] tells what is known by now.
     pub fn trace(&mut self, now: Instant, wall: Timestamp, id: PacketId) {
         let key = Key::from(id);
         while self.traces.0.len() >= MAX_TRACES {
             self.traces.0.pop_first();
         }
-        self.traces.0.insert(key, Trace { asked: self.neighbours.len(), ..Trace::default() });
-        for neighbour in self.neighbours.keys().copied().collect::<Vec<_>>() {
+        let asked = self.sample(MAX_TRACED, |_| true);
+        self.traces.0.insert(key, Trace { asked: asked.len(), ..Trace::default() });
+        for neighbour in asked {
             self.ask_holder(now, neighbour, key);
         }
         self.request(now, wall, id);

@@ -2,7 +2,10 @@
 
 use core::time::Duration;
 
-use peers_wire::{Packet, PacketId};
+use bytes::Bytes;
+use peers_wire::{Packet, PacketId, TopicId};
+
+use crate::query::QueryId;
 
 /// Sizes and times of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,27 @@ pub enum Event {
         id: PacketId,
         /// Distinct origins of peers that signed a receipt and have failed no check since, counted up to 32.
         holders: u32,
+    },
+    /// A question on a topic subscribed to; once for each. To be answered by [`Cache::answer`](crate::Cache::answer), or not.
+    Query {
+        /// The question.
+        id: QueryId,
+        /// The topic.
+        topic: TopicId,
+        /// What is asked: in the asker's words, unchecked.
+        payload: Bytes,
+    },
+    /// An answer to a question of our own; may come more than once.
+    Answer {
+        /// The question.
+        id: QueryId,
+        /// What was answered: unchecked.
+        payload: Bytes,
+    },
+    /// The time of a question, of our own or raised before, is over, or who asked it has cancelled it.
+    QueryEnded {
+        /// The question.
+        id: QueryId,
     },
     /// A packet was taken in: to be kept on disk if the cache is to survive a restart.
     Kept(Packet),

@@ -38,6 +38,9 @@ mod order;
 mod pen;
 mod publish;
 mod pull;
+mod query;
+#[cfg(test)]
+mod query_tests;
 mod receipt;
 #[cfg(test)]
 mod receipt_tests;
@@ -58,3 +61,4 @@ pub use carry::{ImportError, Trace};
 pub use config::{Config, Event, Stats};
 pub use message::MAX_MESSAGE;
 pub use pull::MAX_SEARCH_HOPS;
+pub use query::{AskError, MAX_ANSWER, MAX_PATIENCE, MAX_QUESTION, QueryId};

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use peers_wire::{DecodeError, Link, Packet, PacketId, PeerId, Reader, Timestamp, TopicId, Writer};
 
+use crate::query::Query;
 use crate::receipt::Proving;
 use crate::seek::MAX_TAGS;
 use crate::sketch_message::{Cells, More, Names, Probe};
@@ -189,6 +190,8 @@ pub(crate) enum Message {
     More(More),
     /// What the two differ in.
     Names(Names),
+    /// What everyone who wants a topic is asked.
+    Query(Query),
     /// Who holds what, shown.
     Proving(Proving),
 }
@@ -245,6 +248,7 @@ impl Message {
             11 => Self::Cells(Cells::read(&mut reader)?),
             12 => Self::More(More::read(&mut reader)?),
             13 => Self::Names(Names::read(&mut reader)?),
+            kind @ 16..=18 => Self::Query(Query::read(kind, bytes, &mut reader)?),
             kind @ 20..=23 => Self::Proving(Proving::read(kind, &mut reader)?),
             14 => {
                 let further = read_flag(&mut reader)?;
@@ -350,6 +354,7 @@ impl Message {
             Self::Cells(cells) => cells.write(&mut writer),
             Self::More(more) => more.write(&mut writer),
             Self::Names(names) => names.write(&mut writer),
+            Self::Query(query) => query.write(&mut writer),
             Self::Proving(proving) => proving.write(&mut writer),
         }
         debug_assert!(writer.len() <= MAX_MESSAGE);

@@ -53,6 +53,8 @@ pub(crate) struct Neighbour {
     pub(crate) work: Bucket,
     /// Packets that it pushes unasked.
     pub(crate) push: Bucket,
+    /// Questions that it brings.
+    pub(crate) queries: Bucket,
     /// Packets of it that failed their check.
     pub(crate) forgeries: Bucket,
 }
@@ -80,6 +82,7 @@ impl Neighbour {
             rttvar: Duration::ZERO,
             work: Bucket::new(now, 16_384, 4_096),
             push: Bucket::new(now, 64, 32),
+            queries: Bucket::new(now, 64, 8),
             forgeries: Bucket::new(now, 8, 1),
         }
     }

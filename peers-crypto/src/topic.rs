@@ -215,6 +215,11 @@ impl ReadKey {
         derive(&self.key, "peers topic read commitment", &[&self.topic.0])
     }
 
+    /// The topic of those who can read this one: each of them can write to it, and nobody else can name it.
+    pub fn readers(&self) -> TopicKey {
+        TopicKey::from_seed(derive(&self.key, "peers topic readers", &[&self.topic.0]))
+    }
+
     /// The secret bytes, to be given to a reader or kept.
     pub fn key(&self) -> &[u8; 32] {
         &self.key

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use peers_cache::QueryId;
 use peers_crypto::TopicKey;
 use peers_nat::{Path, SocketId};
 use peers_wire::{PacketId, PeerId, Timestamp, TopicId};
@@ -16,6 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::account::DatabaseId;
 use crate::clock::Clock;
 use crate::database::{DatabaseOutput, DatabaseThread, Output};
+use crate::handles_query::Waiting;
 use crate::interfaces::{Change, Changes, Interfaces};
 use crate::linking::LinkMatch;
 use crate::mailbox::{self, Kept};
@@ -66,6 +68,10 @@ pub(crate) struct Driver {
     pub(crate) events: broadcast::Sender<NodeEvent>,
     pub(crate) publications: HashMap<PacketId, watch::Sender<u32>>,
     pub(crate) letters: HashMap<LetterId, watch::Sender<LetterState>>,
+    /// Who waits for answers.
+    pub(crate) queries: HashMap<QueryId, Waiting>,
+    /// How often this device is there, by topic.
+    pub(crate) present: BTreeMap<TopicId, usize>,
     pub(crate) linking: Option<LinkWatch>,
     pub(crate) recovering: Option<RecoveryWatch>,
     /// Keys in two places that have been told of.
@@ -113,6 +119,8 @@ impl Driver {
             events: parts.events,
             publications: HashMap::new(),
             letters: HashMap::new(),
+            queries: HashMap::new(),
+            present: BTreeMap::new(),
             linking: None,
             recovering: None,
             forks: BTreeSet::new(),
@@ -395,6 +403,14 @@ impl Driver {
                 self.tell(NodeEvent::RecoveryProgress { user, have, need });
             }
             stack::Event::GuardianPackage { from, package } => self.on_package(from, &package),
+            stack::Event::Query { topic, query, from, body } => {
+                let from_name = self.name_in(topic, from);
+                self.tell(NodeEvent::Query(crate::types::Query { topic, id: query.0, from, from_name, body }));
+            }
+            stack::Event::Answer { query, from, body } => self.on_answer(query, from, body),
+            stack::Event::QueryEnded { query } => drop(self.queries.remove(&query)),
+            stack::Event::Present { topic, peer, .. } => self.tell(NodeEvent::Present { topic, peer }),
+            stack::Event::Absent { topic, peer } => self.tell(NodeEvent::Absent { topic, peer }),
             stack::Event::Keep(packet) => self.packets.keep(now, packet),
             stack::Event::Forget(id) => self.packets.forget(now, id),
             stack::Event::Reflexive(address) => {

@@ -479,6 +479,11 @@ impl Node {
         let _ = self.shared.store.run(|_| Ok(())).await;
     }
 
+    /// Has `work` run on the driver some time, unless it has too much to do.
+    pub(crate) fn post(&self, work: impl FnOnce(&mut Driver, Instant, Timestamp) + Send + 'static) {
+        let _ = self.shared.commands.try_send(Box::new(work));
+    }
+
     /// Runs `work` on the driver and gives its result.
     pub(crate) async fn call<T: Send + 'static>(
         &self,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use peers_cache::Cache;
+use peers_cache::{Cache, QueryId};
 use peers_crypto::{DeviceKey, GroupId};
 use peers_nat::{Agent, Path, SocketId, Transmit};
 use peers_wire::{Link, Packet, PacketId, PeerId, Timestamp, TopicId, Writer};
@@ -14,6 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::account::{Account, DatabaseId, database_topic};
+use crate::asking::Asking;
 use crate::linking::{LinkFailure, LinkMatch, Linkings};
 use crate::mail::Mailroom;
 use crate::message::{Letter, LetterId, MailBody, PeerMessage};
@@ -155,6 +156,47 @@ pub enum Event {
         /// A [`GuardianPackage`](peers_crypto::GuardianPackage), encoded.
         package: Bytes,
     },
+    /// Somebody who follows a topic asks everyone who does; to be answered by [`Stack::answer`], or not.
+    Query {
+        /// The topic, as an application knows it.
+        topic: TopicId,
+        /// The question.
+        query: QueryId,
+        /// Who asks, proven by a signature.
+        from: PeerId,
+        /// What is asked.
+        body: Bytes,
+    },
+    /// An answer to a question asked here: the first of that device.
+    Answer {
+        /// The question.
+        query: QueryId,
+        /// Who answers, proven by a signature.
+        from: PeerId,
+        /// What was answered.
+        body: Bytes,
+    },
+    /// The time of a question asked here is over, or it was cancelled.
+    QueryEnded {
+        /// The question.
+        query: QueryId,
+    },
+    /// Somebody is there, or says so again.
+    Present {
+        /// The topic, as an application knows it.
+        topic: TopicId,
+        /// Who.
+        peer: PeerId,
+        /// How long that is good.
+        until: Timestamp,
+    },
+    /// Somebody who was there has said that it leaves, or has not said for too long that it is there.
+    Absent {
+        /// The topic.
+        topic: TopicId,
+        /// Who.
+        peer: PeerId,
+    },
     /// A packet to be kept on disk.
     Keep(Packet),
     /// A packet to be removed from disk.
@@ -289,6 +331,7 @@ pub struct Stack {
     /// Topics of the user's own that an application follows.
     pub(crate) labels: BTreeSet<String>,
     pub(crate) recovery: Recovering,
+    pub(crate) asking: Asking,
     transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) stats: Stats,
@@ -321,6 +364,7 @@ impl Stack {
             databases: BTreeSet::new(),
             labels: BTreeSet::new(),
             recovery: Recovering::new(now),
+            asking: Asking::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
@@ -524,6 +568,7 @@ impl Stack {
         self.repair_messages(now, wall);
         self.expire_seeking(now, wall);
         self.expire_mail(now);
+        self.keep_present(now, wall);
         self.expire_linking(now, wall);
         self.on_recovery_timeout(now, wall);
         self.settle(now, wall);
@@ -560,6 +605,7 @@ impl Stack {
             self.mail.deadline(),
             self.link_deadline(),
             self.recovery.deadline(),
+            self.asking.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -754,6 +800,9 @@ impl Stack {
                 Some(id) => self.events.push_back(Event::MailStored { id, holders }),
                 None => self.events.push_back(Event::Stored { id, holders }),
             },
+            peers_cache::Event::Query { id, topic, payload } => self.on_question(now, wall, id, topic, &payload),
+            peers_cache::Event::Answer { id, payload } => self.on_query_answer(now, wall, id, &payload),
+            peers_cache::Event::QueryEnded { id } => self.on_query_ended(now, id),
             peers_cache::Event::Kept(packet) => self.events.push_back(Event::Keep(packet)),
             peers_cache::Event::Dropped(id) => self.events.push_back(Event::Forget(id)),
         }

@@ -34,6 +34,8 @@ pub(crate) enum Purpose {
     RecoveryCalls(PeerId),
     /// Where this machine, which restores from a recovery key, is answered.
     Restore,
+    /// Where the answer to a question is fetched.
+    Readers,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,11 @@ impl Topics {
 }
 
 impl Stack {
+    /// The key of a topic that is followed, and why it is.
+    pub(crate) fn key_of(&self, topic: TopicId) -> Option<(&ReadKey, Purpose)> {
+        self.topics.followed.get(&topic).map(|followed| (&followed.key, followed.purpose))
+    }
+
     /// The topics that are behind what an application knows as one: those of the newest epochs, where it is the user's or a group's.
     pub(crate) fn topics_of(&self, id: TopicId) -> Vec<TopicId> {
         let is = |(topic, followed): &(&TopicId, &Followed)| match followed.purpose {
@@ -239,6 +246,7 @@ impl Stack {
             Purpose::Database(_) => self.stats.refused_topic_messages += 1,
             Purpose::Mail => self.on_mail_topic(now, wall, message.author, &message.payload),
             Purpose::Inbox => self.on_inbox(now, wall, message.author, &message.payload),
+            Purpose::Readers => self.on_readers_message(message),
             Purpose::Link => self.on_link_message(now, wall, message.topic, message.author, &message.payload),
         }
     }

@@ -194,6 +194,47 @@ pub struct Mail {
     pub body: Bytes,
 }
 
+/// A question that somebody asks everyone who follows a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    /// The topic.
+    pub topic: TopicId,
+    /// The question.
+    pub id: [u8; 16],
+    /// Who asks.
+    pub from: PeerId,
+    /// Its name, where it is known.
+    pub from_name: Option<String>,
+    /// What is asked.
+    #[serde(with = "crate::json")]
+    pub body: Bytes,
+}
+
+/// An answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Who answers.
+    pub from: PeerId,
+    /// Its name, where it is a device of the user.
+    pub from_name: Option<String>,
+    /// What was answered.
+    #[serde(with = "crate::json")]
+    pub body: Bytes,
+}
+
+/// Somebody who is there, on a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresentStatus {
+    /// The device.
+    pub id: PeerId,
+    /// Its name, where it is known.
+    pub name: Option<String>,
+    /// It is the one that answers.
+    pub this: bool,
+    /// How long its last announcement is good; not for this device.
+    pub until: Option<Timestamp>,
+}
+
 /// Two devices became one user's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Linked {
@@ -304,6 +345,22 @@ pub enum NodeEvent {
     Message(Message),
     /// A letter, stored here.
     Mail(Mail),
+    /// A question on a followed topic.
+    Query(Query),
+    /// Somebody is there, on a followed topic, or says so again.
+    Present {
+        /// The topic.
+        topic: TopicId,
+        /// Who.
+        peer: PeerId,
+    },
+    /// Somebody is there no longer.
+    Absent {
+        /// The topic.
+        topic: TopicId,
+        /// Who.
+        peer: PeerId,
+    },
     /// The account changed: devices or databases.
     AccountChanged,
     /// The user was brought back: this device is one of theirs now.

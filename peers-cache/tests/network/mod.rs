@@ -221,7 +221,7 @@ impl Network {
                     assert!(news, "a packet is raised once");
                 }
                 Event::Stored { id, holders } => drop(self.stored.insert(id, holders)),
-                Event::Attested { .. } | Event::Kept(_) | Event::Dropped(_) => {}
+                _ => {}
             }
         }
         let wake = self.peers[peer].poll_timeout();

@@ -1,6 +1,7 @@
 //! The `peers` command as real processes, each with its own home, on 127.0.0.1 only.
 #![expect(clippy::unwrap_used, reason = "a failed step of the harness fails its test")]
 
+mod asking;
 mod bad_input;
 mod cache;
 mod control;

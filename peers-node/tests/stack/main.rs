@@ -1,6 +1,7 @@
 //! Whole stacks on virtual time, in memory: what the layers do together.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
+mod asking;
 mod early;
 mod fate;
 mod groups;

@@ -256,6 +256,54 @@ pub(crate) enum Topic {
         #[arg(long)]
         passphrase: bool,
     },
+    /// Ask everyone who follows a topic now, and print their answers.
+    Query {
+        /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
+        topic: String,
+        /// What to ask: at most 800 bytes or so.
+        text: String,
+        /// Wait so long for answers, at most a minute: 500ms, 30s.
+        #[arg(long, default_value = "3s", value_parser = duration)]
+        timeout: Duration,
+        /// Stop after N answers.
+        #[arg(long, value_name = "N")]
+        count: Option<usize>,
+        /// Ask for the passphrase of a shared topic (read from standard input if that is no terminal: its first line).
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// Answer the questions of others with a text, and print them, until interrupted.
+    Answer {
+        /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
+        topic: String,
+        /// The answer.
+        text: String,
+        /// Stop after N questions.
+        #[arg(long, value_name = "N")]
+        count: Option<usize>,
+        /// Ask for the passphrase of a shared topic (read from standard input if that is no terminal: its first line).
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// Show who is there: devices that announce themselves on a topic.
+    Who {
+        /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
+        topic: String,
+        /// Wait so long for answers: 500ms, 30s.
+        #[arg(long, default_value = "2s", value_parser = duration)]
+        timeout: Duration,
+        /// Ask for the passphrase of a shared topic (read from standard input if that is no terminal: its first line).
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// Announce this device on a topic until interrupted, and print who comes and goes.
+    Announce {
+        /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
+        topic: String,
+        /// Ask for the passphrase of a shared topic (read from standard input if that is no terminal: its first line).
+        #[arg(long)]
+        passphrase: bool,
+    },
     /// Print the messages of a topic as they come.
     Follow {
         /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.

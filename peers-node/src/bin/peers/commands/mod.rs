@@ -1,5 +1,6 @@
 //! The commands. Each asks the node that runs here, and shows what it answers.
 
+mod asking;
 mod audit;
 mod cache;
 mod db;

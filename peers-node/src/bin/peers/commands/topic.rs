@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{ask_line, content, socket};
+use super::{ask_line, asking, content, socket};
 use crate::args::{PublishWait, Stored, Topic};
 use crate::body::Body;
 use crate::control::Request;
@@ -26,6 +26,12 @@ pub(crate) async fn topic(command: Topic, output: Output) -> Result<(), Failure>
             };
             publish(topic, Body::new(&body), wait, &stored, output).await
         }
+        Topic::Query { topic, text, timeout, count, passphrase } => {
+            asking::query(name(topic, passphrase)?, &text, timeout, count, output).await
+        }
+        Topic::Answer { topic, text, count, passphrase } => asking::answer(name(topic, passphrase)?, &text, count, output).await,
+        Topic::Who { topic, timeout, passphrase } => asking::who(name(topic, passphrase)?, timeout, output).await,
+        Topic::Announce { topic, passphrase } => asking::announce(name(topic, passphrase)?, output).await,
         Topic::Follow { topic, last, count, no_wait, passphrase } => {
             let topic = name(topic, passphrase)?;
             follow(&Request::Follow { topic, last, live: !no_wait, count }, count, output).await

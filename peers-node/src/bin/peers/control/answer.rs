@@ -79,6 +79,25 @@ pub(crate) struct Message {
     pub(crate) body: Body,
 }
 
+/// A question, or an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Said {
+    pub(crate) from: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) from_name: Option<String>,
+    pub(crate) body: Body,
+}
+
+/// Somebody comes, or goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Coming {
+    pub(crate) id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// It is there; else it has left.
+    pub(crate) here: bool,
+}
+
 /// The end of a stream of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Count {

@@ -41,6 +41,14 @@ pub(crate) enum Request {
     Publish { topic: TopicName, body: Body, until: Until, copies: u32, timeout_ms: u64 },
     /// An event per message: the last `last` known, then those that come if `live`; ends after `count`.
     Follow { topic: TopicName, last: usize, live: bool, count: Option<usize> },
+    /// Asks everyone who follows a topic: an event per answer; ends after `count`, or the timeout.
+    Query { topic: TopicName, body: Body, timeout_ms: u64, count: Option<usize> },
+    /// Answers every question on a topic with `body`: an event per question; ends after `count`.
+    Answer { topic: TopicName, body: Body, count: Option<usize> },
+    /// Who is there, on a topic; those who answer within the timeout, too.
+    Who { topic: TopicName, timeout_ms: u64 },
+    /// Announces this device on a topic until the request is cancelled; an event for each who comes or goes.
+    Announce { topic: TopicName },
     /// Sends mail to the peer with that id, or the user's device with that name.
     Send { to: String, name: Option<String>, body: Body, until: Until, copies: u32, timeout_ms: u64 },
     /// An event per letter: the newest `last`, then those that come if `live`.

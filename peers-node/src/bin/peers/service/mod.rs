@@ -1,5 +1,6 @@
 //! What the running node does for its clients: each request by the public API of [`Node`].
 
+mod asking;
 mod cache;
 mod database;
 mod errors;
@@ -41,6 +42,10 @@ pub(crate) async fn run(request: Request, node: &Node, replies: &mut Replies) ->
             value(&topic::publish(node, &topic, &body, until, copies, timeout_ms).await?)
         }
         Request::Follow { topic, last, live, count } => value(&topic::follow(node, &topic, last, live, count, replies).await?),
+        Request::Query { topic, body, timeout_ms, count } => value(&asking::query(node, &topic, &body, timeout_ms, count, replies).await?),
+        Request::Answer { topic, body, count } => value(&asking::answer(node, &topic, &body, count, replies).await?),
+        Request::Who { topic, timeout_ms } => value(&asking::who(node, &topic, timeout_ms).await?),
+        Request::Announce { topic } => value(&asking::announce(node, &topic, replies).await?),
         Request::Send { to, name, body, until, copies, timeout_ms } => {
             let how = mail::How { until, copies, timeout_ms };
             value(&mail::send(node, &to, name.as_deref(), &body, how, replies).await?)
