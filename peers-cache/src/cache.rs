@@ -398,7 +398,7 @@ impl Cache {
             Message::Next { keys } => keys.len() * RANGE_COST,
             Message::Probe(_) | Message::Cells(_) | Message::More(_) => RANGE_COST,
             Message::Names(names) => names.wants.len() * WANT_COST + names.offers.len() + 1,
-            Message::Proving(Proving::Prove { keys, .. }) => RANGE_COST + keys.len() * WANT_COST,
+            Message::Proving(Proving::Prove { keys, .. }) => RANGE_COST + keys.len(),
             Message::Proving(Proving::Proof { .. }) | Message::Query(Query::Answer { .. } | Query::Cancel { .. }) => RANGE_COST,
             Message::Query(Query::Question { .. }) => QUESTION_COST,
         };

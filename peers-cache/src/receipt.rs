@@ -29,6 +29,8 @@ const MAX_WATCHED_PACKETS: usize = 32_768;
 const MAX_HOLDERS: usize = 32;
 /// Questions under way.
 const MAX_ASKS: usize = 1024;
+/// Of these, for receipts of one neighbour: the others wait, as it answers at a bounded rate.
+const MAX_ASKS_OF_NEIGHBOUR: usize = 4;
 /// Times that a question is asked.
 const MAX_TRIES: u32 = 3;
 /// Times that a holder may lack what it claims before it is asked no more.
@@ -93,7 +95,9 @@ pub(crate) struct Receipts {
     asks: BTreeMap<u64, Ask>,
     /// Packets that neighbours were asked for, and not yet answered.
     asked: HashSet<(PeerId, Key)>,
-    /// Claims of this call, by neighbour: one question asks for them.
+    /// Questions for receipts under way, by neighbour.
+    under_way: BTreeMap<u32, usize>,
+    /// Claims that are still to be asked about, by neighbour.
     claims: BTreeMap<u32, BTreeSet<Key>>,
     checking: bool,
 }
@@ -210,13 +214,19 @@ impl Receipts {
                 watched.packets.iter_mut().for_each(|(_, holders)| *holders &= !(1 << at));
             }
         }
+        let mut failed = BTreeSet::new();
         for key in keys {
             if let Some((message, packet)) = self.packets.get(key)
                 && let Some(watched) = self.watched.get_mut(message)
                 && let Some(at) = watched.holder(peer, ask.origin)
             {
                 let failures = &mut watched.holders[at].failures;
-                *failures = if lied { MAX_FAILURES } else { failures.saturating_add(1) };
+                // A question is one failure, however many packets it is about.
+                match lied {
+                    true => *failures = MAX_FAILURES,
+                    false if failed.insert(*message) => *failures = failures.saturating_add(1),
+                    false => {}
+                }
                 watched.packets[*packet].1 &= !(1 << at);
             }
         }
@@ -312,13 +322,21 @@ impl Cache {
         receipts.claims.entry(from).or_default().insert(key);
     }
 
-    /// Asks for receipts of what was claimed in this call.
+    /// Asks for receipts of what was claimed, as many at a time as a neighbour may be asked.
     pub(crate) fn ask_receipts(&mut self, now: Instant) {
-        for (neighbour, keys) in core::mem::take(&mut self.receipts.claims) {
-            let keys: Vec<Key> = keys.into_iter().collect();
-            for keys in keys.chunks(MAX_PROVED) {
-                self.ask_proof(now, neighbour, keys.to_vec(), Purpose::Receipt);
+        let receipts = &mut self.receipts;
+        let mut questions = Vec::new();
+        receipts.claims.retain(|neighbour, claims| {
+            let mut under_way = receipts.under_way.get(neighbour).copied().unwrap_or(0);
+            while under_way < MAX_ASKS_OF_NEIGHBOUR && !claims.is_empty() && self.neighbours.contains_key(neighbour) {
+                let rest = claims.iter().nth(MAX_PROVED).copied().map(|key| claims.split_off(&key)).unwrap_or_default();
+                questions.push((*neighbour, core::mem::replace(claims, rest)));
+                under_way += 1;
             }
+            !claims.is_empty() && self.neighbours.contains_key(neighbour)
+        });
+        for (neighbour, keys) in questions {
+            self.ask_proof(now, neighbour, keys.into_iter().collect(), Purpose::Receipt);
         }
     }
 
@@ -334,6 +352,9 @@ impl Cache {
             return;
         }
         let challenge: [u8; 32] = self.rng.random();
+        if purpose == Purpose::Receipt {
+            *self.receipts.under_way.entry(neighbour).or_default() += 1;
+        }
         if purpose != Purpose::Trace {
             self.receipts.asked.extend(keys.iter().map(|key| (peer, *key)));
         }
@@ -356,6 +377,7 @@ impl Cache {
             {
                 self.receipts.disprove(&ask, &ask.keys, false);
                 self.tell_attested(&ask.keys, false);
+                self.ask_receipts(now);
             }
             return;
         }
@@ -369,6 +391,14 @@ impl Cache {
 
     fn end_ask(&mut self, reference: u64) -> Option<Ask> {
         let ask = self.receipts.asks.remove(&reference)?;
+        if ask.purpose == Purpose::Receipt
+            && let Some(under_way) = self.receipts.under_way.get_mut(&ask.neighbour)
+        {
+            *under_way -= 1;
+            if *under_way == 0 {
+                self.receipts.under_way.remove(&ask.neighbour);
+            }
+        }
         for key in &ask.keys {
             self.receipts.asked.remove(&(ask.peer, *key));
         }
