@@ -341,6 +341,7 @@ impl Driver {
                 self.tell(NodeEvent::PathChanged { peer, path: describe(&path) });
             }
             stack::Event::Disconnected { peer } => self.tell(NodeEvent::Disconnected { peer }),
+            stack::Event::Missing { topic, link } => tracing::info!("a message on topic {topic} did not come: {link:?}"),
             stack::Event::Message(message) => self.store_message(message, |_| {}),
             stack::Event::Stored { id, holders } => {
                 if let Some(publication) = self.publications.get(&id) {
@@ -459,19 +460,8 @@ impl Driver {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.store.write(
             move |c| {
-                let added = c
-                    .prepare_cached(
-                        "INSERT OR IGNORE INTO message(id, topic, author, created, previous, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    )?
-                    .execute(params![
-                        message.id.0,
-                        message.topic.0,
-                        message.author.0,
-                        message.created.0.cast_signed(),
-                        message.previous.0,
-                        message.payload.as_ref()
-                    ])?;
-                let _ = sender.send(added > 0);
+                let added = mailbox::add_message(c, &message)?;
+                let _ = sender.send(added);
                 Ok(())
             },
             move |stored| {

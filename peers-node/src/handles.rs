@@ -94,6 +94,15 @@ impl Topic {
         Messages { topic: self.id, receiver: self.node.shared.events.subscribe() }
     }
 
+    /// Has the messages of this topic come each after the one it links to, from now on and until the node is closed; see [`Stack::order`](crate::Stack::order).
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn in_order(&self) -> Result<(), Closed> {
+        let topic = self.id;
+        self.node.call(move |driver, _, _| driver.stack.order(topic)).await
+    }
+
     /// The last `limit` messages that are kept here, in the order they arrived.
     ///
     /// # Errors

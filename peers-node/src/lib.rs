@@ -4,6 +4,7 @@ mod account;
 mod asking;
 mod backup;
 mod carry;
+mod causal;
 mod clock;
 mod counters;
 mod database;

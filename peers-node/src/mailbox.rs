@@ -4,6 +4,7 @@ use peers_wire::PeerId;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::message::Letter;
+use crate::stack::TopicMessage;
 
 /// What became of a letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,15 @@ pub(crate) enum Kept {
     Again,
     /// Letters of strangers take all the room they may: it is not acknowledged.
     Refused,
+}
+
+/// Adds a message to its topic's history unless it is there: as this packet, or in another, as who may write to a topic can wrap again what an author signed.
+pub(crate) fn add_message(c: &Connection, message: &TopicMessage) -> rusqlite::Result<bool> {
+    let TopicMessage { topic, id, author, created, previous, payload } = message;
+    let sql = "INSERT OR IGNORE INTO message(id, topic, author, created, previous, payload) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+         WHERE NOT EXISTS (SELECT 1 FROM message WHERE topic = ?2 AND author = ?3 AND created = ?4 AND previous = ?5 AND payload = ?6)";
+    let row = params![id.0, topic.0, author.0, created.0.cast_signed(), previous.0, payload.as_ref()];
+    Ok(c.prepare_cached(sql)?.execute(row)? > 0)
 }
 
 /// Keeps a letter. Anyone may write to us: those that we never wrote to share a space of their own, so that they cannot fill the disk.
@@ -48,6 +58,23 @@ mod tests {
     use peers_wire::Timestamp;
 
     use super::*;
+
+    #[test]
+    fn what_an_author_signed_is_in_the_history_once_whoever_publishes_it_again() {
+        let c = Connection::open_in_memory().unwrap();
+        c.execute_batch(crate::store::SCHEMA).unwrap();
+        let said = TopicMessage {
+            topic: peers_wire::TopicId([1; 32]),
+            id: peers_wire::PacketId([2; 32]),
+            author: PeerId([3; 32]),
+            created: Timestamp(4),
+            previous: peers_wire::Link([5; 24]),
+            payload: Bytes::from_static(b"hello"),
+        };
+        let wrapped = TopicMessage { id: peers_wire::PacketId([9; 32]), ..said.clone() };
+        let other = TopicMessage { created: Timestamp(5), ..wrapped.clone() };
+        assert_eq!([&said, &said, &wrapped, &other].map(|message| add_message(&c, message).unwrap()), [true, false, false, true]);
+    }
 
     fn letter(number: u32, bytes: usize) -> Letter {
         let mut id = [0; 16];

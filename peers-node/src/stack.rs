@@ -36,6 +36,13 @@ pub struct Config {
 /// What happened that a user of the node cares for.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// On a topic that is followed in order, this message did not come in time: those that link to it do now.
+    Missing {
+        /// The topic.
+        topic: TopicId,
+        /// The message, named as others link to it.
+        link: Link,
+    },
     /// A session with a peer began.
     Connected {
         /// The peer.
@@ -566,6 +573,7 @@ impl Stack {
             }
         }
         self.repair_messages(now, wall);
+        self.pass_over(now);
         self.expire_seeking(now, wall);
         self.expire_mail(now);
         self.keep_present(now, wall);
@@ -602,6 +610,7 @@ impl Stack {
             self.cache.poll_timeout(),
             transports,
             self.topics.next_repair(),
+            self.topics.next_passed_over(),
             self.mail.deadline(),
             self.link_deadline(),
             self.recovery.deadline(),

@@ -8,6 +8,7 @@ use peers_crypto::{DeviceKey, Draft, GroupId, ReadKey, SealError, TopicKey};
 use peers_wire::{DEFAULT_LIFETIME, Header, Link, MAX_POSTAGE, Packet, PacketId, PeerId, Reassembly, Timestamp, TopicId};
 
 use crate::account::DatabaseId;
+use crate::causal::{Causal, Next};
 use crate::repair::{REPAIR_AFTER, Repairs};
 use crate::stack::{DatabaseInput, Event, Stack, TopicMessage};
 
@@ -54,6 +55,8 @@ pub(crate) struct Topics {
     pub(crate) held: VecDeque<Packet>,
     repair_at: Option<Instant>,
     repairs: Repairs,
+    /// Topics whose messages come in causal order.
+    ordered: BTreeMap<TopicId, Causal>,
     /// Roots of messages whose fragments nobody sent in time.
     given_up: BTreeSet<[u8; 32]>,
 }
@@ -67,6 +70,7 @@ impl Topics {
             held: VecDeque::new(),
             repair_at: None,
             repairs: Repairs::default(),
+            ordered: BTreeMap::new(),
             given_up: BTreeSet::new(),
         }
     }
@@ -74,6 +78,11 @@ impl Topics {
     /// The topics followed for such a purpose.
     pub(crate) fn followed_for(&self, wanted: impl Fn(Purpose) -> bool) -> Vec<TopicId> {
         self.followed.iter().filter(|(_, followed)| wanted(followed.purpose)).map(|(id, _)| *id).collect()
+    }
+
+    /// When a message that is missing in the order of its topic is passed over.
+    pub(crate) fn next_passed_over(&self) -> Option<Instant> {
+        self.ordered.values().filter_map(Causal::deadline).min()
     }
 
     /// When fragments that are missing are asked for.
@@ -103,6 +112,29 @@ impl Stack {
     pub fn subscribe(&mut self, now: Instant, wall: Timestamp, key: ReadKey) {
         self.follow(now, key, Purpose::Application);
         self.settle(now, wall);
+    }
+
+    /// Has the messages of a topic that is followed come each after the one it links to, from now on: what is missing is asked for by its link. After ten seconds, or when
+    /// 1024 messages or 32 MiB wait, it is passed over, which [`Event::Missing`] tells.
+    pub fn order(&mut self, topic: TopicId) {
+        if self.topics.followed.contains_key(&topic) {
+            self.topics.ordered.entry(topic).or_default();
+        }
+    }
+
+    fn pass_on(&mut self, topic: TopicId, next: Vec<Next>) {
+        for next in next {
+            self.events.push_back(match next {
+                Next::Message(message) => Event::Message(message),
+                Next::Missing(link) => Event::Missing { topic, link },
+            });
+        }
+    }
+
+    /// Passes over messages that did not come in time.
+    pub(crate) fn pass_over(&mut self, now: Instant) {
+        let next: Vec<_> = self.topics.ordered.iter_mut().map(|(topic, causal)| (*topic, causal.expire(now))).collect();
+        next.into_iter().for_each(|(topic, next)| self.pass_on(topic, next));
     }
 
     /// Ends following a topic.
@@ -171,6 +203,8 @@ impl Stack {
             followed.last = id.link();
         }
         self.cache.publish(now, wall, packets);
+        let next = self.topics.ordered.get_mut(&topic.id()).map(|causal| causal.wrote(id.link()));
+        next.into_iter().for_each(|next| self.pass_on(topic.id(), next));
         Ok(id)
     }
 
@@ -182,6 +216,7 @@ impl Stack {
     }
 
     pub(crate) fn unfollow(&mut self, now: Instant, topic: TopicId) {
+        self.topics.ordered.remove(&topic);
         if self.topics.followed.remove(&topic).is_some() {
             self.cache.unsubscribe(now, topic);
         }
@@ -229,7 +264,17 @@ impl Stack {
         // What this device wrote itself is known here; it comes back when a topic is followed anew.
         let own = message.author == self.id();
         match purpose {
-            Purpose::Application => self.events.push_back(Event::Message(message)),
+            Purpose::Application => match self.topics.ordered.get_mut(&message.topic) {
+                Some(causal) => {
+                    let topic = message.topic;
+                    let (next, missing) = causal.insert(now, message);
+                    self.pass_on(topic, next);
+                    if let Some(missing) = missing {
+                        self.cache.request_link(now, wall, missing);
+                    }
+                }
+                None => self.events.push_back(Event::Message(message)),
+            },
             Purpose::Label(id) if self.account.has_device(message.author) => {
                 self.events.push_back(Event::Message(TopicMessage { topic: id, ..message }))
             }

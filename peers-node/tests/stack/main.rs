@@ -8,6 +8,7 @@ mod groups;
 mod large;
 mod linking;
 mod net;
+mod order;
 
 use bytes::Bytes;
 use net::Net;
