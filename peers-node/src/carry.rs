@@ -2,7 +2,7 @@
 //!
 //! A file is the 8 bytes `PEERSPKT`, a version byte 1, then for each packet its length as a `u16` and its bytes, then a length of 0. Heads come before their parts, and parts that vouch for others before these.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -205,7 +205,8 @@ impl Node {
     /// [`CarryError`]; what comes before a damaged place is taken in.
     pub async fn import_packets(&self, path: &Path) -> Result<PacketsImported, CarryError> {
         let mut imported = PacketsImported::default();
-        let mut file = PacketFile::open(path)?;
+        let opened = path.to_owned();
+        let mut file = tokio::task::spawn_blocking(move || PacketFile::open(&opened)).await.map_err(|_| Closed)??;
         loop {
             let (next, batch, end) = tokio::task::spawn_blocking(move || {
                 let (batch, end) = file.read_batch();
@@ -304,7 +305,21 @@ fn failed(path: &Path, source: std::io::Error) -> CarryError {
     CarryError::Io { path: path.display().to_string(), source }
 }
 
+/// Refuses pipes, devices and the like: reading them may never end, and a file in their place is not what is wanted.
+fn ordinary(metadata: &Metadata) -> std::io::Result<()> {
+    match metadata.file_type() {
+        kind if kind.is_file() => Ok(()),
+        kind if kind.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        _ => Err(std::io::Error::new(ErrorKind::InvalidInput, "it is no ordinary file")),
+    }
+}
+
 fn write(path: &Path, packets: &[Packet]) -> std::io::Result<PacketsExported> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => ordinary(&metadata)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     // Made for its owner only, and gone if this fails.
     let file = tempfile::Builder::new().prefix(".peers-packets-").tempfile_in(folder)?;
@@ -342,7 +357,11 @@ enum End {
 
 impl PacketFile {
     fn open(path: &Path) -> Result<Self, CarryError> {
-        let mut input = BufReader::new(File::open(path).map_err(|source| failed(path, source))?);
+        let open = || {
+            ordinary(&std::fs::metadata(path)?)?;
+            File::open(path)
+        };
+        let mut input = BufReader::new(open().map_err(|source| failed(path, source))?);
         let mut head = [0; 9];
         match input.read_exact(&mut head) {
             Ok(()) if head.starts_with(MAGIC) && head[8] == VERSION => Ok(Self { input, at: head.len() as u64 }),
@@ -448,6 +467,21 @@ mod tests {
             assert!(error.contains(what), "{error}");
         }
         assert!(matches!(PacketFile::open(&folder.path().join("absent")), Err(CarryError::Io { .. })));
+    }
+
+    #[test]
+    fn what_is_no_ordinary_file_is_neither_read_nor_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, link) = (folder.path().join("socket"), folder.path().join("link"));
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::os::unix::fs::symlink(path(&folder), &link).unwrap();
+        for special in [&socket, &link] {
+            assert_eq!(write(special, &packets()).unwrap_err().to_string(), "it is no ordinary file");
+        }
+        let error = |path: &Path| PacketFile::open(path).unwrap_err().to_string();
+        assert!(error(&socket).ends_with("it is no ordinary file"));
+        assert!(error(Path::new("/dev/zero")).ends_with("it is no ordinary file"));
+        assert!(!path(&folder).exists());
     }
 
     proptest! {

@@ -79,6 +79,12 @@ fn a_damaged_file_of_packets_is_named_and_harms_nothing() {
         other.run(&["cache", "import", stick.to_str().unwrap()]).fails(1, &["no file of packets", "peers cache export"]);
     }
     other.run(&["cache", "import", "/absent/stick"]).fails(1, &["/absent/stick"]);
+    // A pipe that nobody writes to holds up nobody.
+    assert_eq!(other.shell("mkfifo pipe").code, 0);
+    let pipe = other.file("pipe");
+    for command in ["import", "export"] {
+        other.run(&["cache", command, pipe.to_str().unwrap()]).fails(1, &["pipe", "no ordinary file"]);
+    }
     assert_eq!(other.ok(&["cache", "status"])["packets"], 2);
     node.stop();
 }
