@@ -8,6 +8,8 @@ fn an_unknown_peer_is_named() {
     let node = home.up_alone("laptop");
     home.run(&["send", "nobody", "--text", "x"]).fails(1, &["nobody", "peers status"]);
     home.run(&["send", "laptop", "--text", "x"]).fails(1, &["this device"]);
+    let own = home.ok(&["id"])["id"].as_str().unwrap().to_owned();
+    home.run(&["send", &own, "--text", "x"]).fails(1, &["this device"]);
     home.run(&["send", "nobody", "absent.jpg"]).fails(1, &["absent.jpg"]);
     node.stop();
 }

@@ -117,8 +117,9 @@ pub(crate) async fn inbox(node: &Node, last: usize, live: bool, replies: &mut Re
 
 /// The peer with that id, or the user's other device with that name.
 async fn find(node: &Node, to: &str) -> Result<PeerId, Failure> {
+    let this = || Failure::failed(format!("{to} is this device")).hint("give the name of another of your devices, or the id of a peer");
     if let Ok(id) = to.parse() {
-        return Ok(id);
+        return if id == node.id() { Err(this()) } else { Ok(id) };
     }
     let devices = node.status().await?.user.devices;
     let mut named = devices.iter().filter(|device| device.name == to && !device.this);
@@ -126,9 +127,7 @@ async fn find(node: &Node, to: &str) -> Result<PeerId, Failure> {
         (Some(device), None) => Ok(device.id),
         (Some(_), Some(_)) => Err(Failure::failed(format!("several of your devices are named {to}"))
             .hint("give the id of the one that you mean: see `peers status`")),
-        (None, _) if devices.iter().any(|device| device.name == to) => {
-            Err(Failure::failed(format!("{to} is this device")).hint("give the name of another of your devices, or the id of a peer"))
-        }
+        (None, _) if devices.iter().any(|device| device.name == to) => Err(this()),
         (None, _) => Err(Failure::failed(format!("no peer is known as {to}: none of your devices has that name, and it is no id"))
             .hint("see `peers status` for the names of your devices; other people are sent to by the id that `peers id` prints there")),
     }
