@@ -149,9 +149,8 @@ fn read(path: &Path, key: &[u8; 32], limit: usize) -> rusqlite::Result<(File, Ve
     let other = |error: Box<dyn std::error::Error + Send + Sync>| rusqlite::Error::ToSqlConversionFailure(error);
     private_file(path).map_err(|error| other(error.into()))?;
     let connection = unlock(path, key).map_err(|error| other(error.into()))?;
-    // NORMAL: a power cut may take the last batches, never the file.
     connection.execute_batch(&format!(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = {MAX_JOURNAL};
+        "PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = {MAX_JOURNAL};
          CREATE TABLE IF NOT EXISTS packet(number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, bytes BLOB NOT NULL);"
     ))?;
     let mut packets = Vec::new();
@@ -172,7 +171,9 @@ impl File {
     fn run(&mut self, batches: &Receiver<Batch>) {
         let mut failing = false;
         while let Ok(batch) = batches.recv() {
-            let written = self.write(&batch.changes);
+            // What somebody waits for survives a power cut, which may take the last batches of what nobody does.
+            let level = if batch.done.is_empty() { "NORMAL" } else { "FULL" };
+            let written = self.connection.pragma_update(None, "synchronous", level).and_then(|()| self.write(&batch.changes));
             if let Err(error) = &written
                 && !failing
             {
