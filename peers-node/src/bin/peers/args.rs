@@ -260,7 +260,7 @@ pub(crate) enum Topic {
     Query {
         /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
         topic: String,
-        /// What to ask: at most 800 bytes or so.
+        /// What to ask: at most 861 bytes.
         text: String,
         /// Wait so long for answers, at most a minute: 500ms, 30s.
         #[arg(long, default_value = "3s", value_parser = duration)]
@@ -289,7 +289,7 @@ pub(crate) enum Topic {
     Who {
         /// A topic of your own devices; with --passphrase, of everyone who knows the passphrase.
         topic: String,
-        /// Wait so long for answers: 500ms, 30s.
+        /// Wait so long for answers, at most a minute: 500ms, 30s.
         #[arg(long, default_value = "2s", value_parser = duration)]
         timeout: Duration,
         /// Ask for the passphrase of a shared topic (read from standard input if that is no terminal: its first line).

@@ -13,9 +13,9 @@ pub(crate) enum Cache {
     Status,
     /// Look where a packet is: here, at the peers that are connected, and up to three hops beyond them.
     Trace {
-        /// The id of a packet, as `peers topic publish` prints it, or of a letter sent from here.
+        /// The id of a packet, as `peers topic publish` prints it, or of a letter, as `peers --json send` prints it.
         id: String,
-        /// Wait so long for answers: 500ms, 30s, 5m.
+        /// Wait so long for answers, at most a minute: 500ms, 30s.
         #[arg(long, default_value = "5s", value_parser = duration)]
         timeout: Duration,
     },

@@ -46,6 +46,7 @@ pub(super) async fn query(topic: TopicName, text: &str, timeout: Duration, count
         return Ok(());
     }
     note("peers: nobody has answered: no program that answers follows this topic and can be reached now");
+    note("  see `peers status` for the peers that are connected; `peers topic answer` answers, on another device");
     Err(Failure::told(Code::Unreachable))
 }
 
@@ -59,14 +60,12 @@ pub(super) async fn answer(topic: TopicName, text: &str, count: Option<usize>, o
 
 pub(super) async fn who(topic: TopicName, timeout: Duration, output: Output) -> Result<(), Failure> {
     let present: Vec<PresentStatus> = ask(&socket()?, &Request::Who { topic, timeout_ms: millis(timeout) }).await?;
-    if present.is_empty() {
-        output.say("nobody is there");
-    }
     let rows = present.iter().map(|present| {
         let until = present.until.map_or_else(|| "this device".to_owned(), |until| format!("until {}", time(until.0)));
         [shown(&present.id.to_string(), present.name.as_deref()), until, present.id.to_string()]
     });
-    output.say(columns(&rows.collect::<Vec<_>>()));
+    let rows = columns(&rows.collect::<Vec<_>>());
+    output.say(if present.is_empty() { "nobody is there" } else { &rows });
     output.finish(&Who { present });
     Ok(())
 }

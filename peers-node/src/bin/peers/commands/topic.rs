@@ -53,7 +53,7 @@ pub(super) async fn publish(topic: TopicName, body: Body, wait: PublishWait, sto
     } else {
         String::new()
     };
-    output.say(format!("published {:.16}{copies}", progress.id));
+    output.say(format!("published {}{copies}", progress.id));
     output.finish(&progress);
     Ok(())
 }

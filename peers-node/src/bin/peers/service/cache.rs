@@ -23,7 +23,7 @@ pub(crate) async fn trace(node: &Node, id: &str, timeout_ms: u64) -> Result<Trac
         })?,
         _ => {
             return Err(Failure::usage(format!("{id} is no id of a packet or letter"))
-                .hint("give the whole id that `peers --json topic publish` or `peers --json send` printed"));
+                .hint("give the whole id that `peers topic publish` or `peers --json send` printed"));
         }
     };
     Ok(node.trace_packet(packet, Duration::from_millis(timeout_ms.min(MAX_PATIENCE))).await?)
