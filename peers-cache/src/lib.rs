@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Sources: Leitão, Pereira, Rodrigues, "Epidemic Broadcast Trees" (eager and lazy push); Demers et al., "Epidemic Algorithms for Replicated Database Maintenance" (anti-entropy, and why
-//! rumours alone miss some); Yang, Gilad, Alizadeh, "Practical Rateless Set Reconciliation", SIGCOMM 2024; Meyer, "Range-Based Set Reconciliation", arXiv:2212.13567; RFC 6298 (round trips). The messages are docs/PROTOCOL.md, chapter "Cache and gossip"; why things
-//! are as they are, docs/decisions/0006-cache-and-gossip.md and 0022-reconciliation.md; what attackers can do, docs/THREATS.md.
+//! rumours alone miss some); Yang, Gilad, Alizadeh, "Practical Rateless Set Reconciliation", SIGCOMM 2024; Meyer, "Range-Based Set Reconciliation", arXiv:2212.13567; RFC 6298 (round trips). The messages are docs/PROTOCOL.md, chapter "The relay cache"; why things
+//! are as they are, docs/decisions/0006-cache-and-gossip.md and 0021 to 0024; what attackers can do, docs/THREATS.md.
 
 mod cache;
 mod carry;
