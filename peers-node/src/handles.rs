@@ -95,6 +95,7 @@ impl Topic {
     }
 
     /// Has the messages of this topic come each after the one it links to, from now on and until the node is closed; see [`Stack::order`](crate::Stack::order).
+    /// Those of the user's own topics and of groups come in the order of their arrival all the same.
     ///
     /// # Errors
     /// [`Closed`].
