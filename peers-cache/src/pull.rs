@@ -1,7 +1,9 @@
 //! Packets that are missing: who announced them, who was asked, who waits for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
+
+use core::time::Duration;
 
 use hashbrown::HashMap;
 use rand::seq::SliceRandom;
@@ -40,11 +42,14 @@ pub(crate) struct Pull {
     /// The layer above asked for it.
     pub(crate) requested: bool,
     creator: Option<u32>,
+    /// Whence its creator is.
+    origin: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Source {
     neighbour: u32,
+    origin: u64,
     holds: bool,
     asked: bool,
 }
@@ -65,6 +70,8 @@ enum State {
 #[derive(Debug, Default)]
 pub(crate) struct Pulls {
     pulls: HashMap<Key, Pull>,
+    /// Those that exist because of neighbours of each origin.
+    by_origin: HashMap<u64, BTreeSet<Key>>,
     heard: HashMap<Key, Vec<u32>>,
     heard_order: std::collections::VecDeque<Key>,
     /// Requests of this call, by neighbour and hops: they go out together.
@@ -74,6 +81,10 @@ pub(crate) struct Pulls {
 impl Pulls {
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Pull> {
         self.pulls.get_mut(&key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pulls.len()
     }
 
     /// The packets that are asked for, in no order.
@@ -108,8 +119,9 @@ impl Pulls {
 impl Cache {
     /// A neighbour holds (or heard of) a packet that is wanted here.
     pub(crate) fn announced(&mut self, now: Instant, neighbour: u32, key: Key, holds: bool) {
+        let origin = self.origin(neighbour);
         if let Some(pull) = self.pulls.get_mut(key) {
-            if pull.add_source(neighbour, holds)
+            if pull.add_source(neighbour, origin, holds)
                 && pull.state == State::Blocked
                 && let Some(neighbour) = self.neighbours.get_mut(&neighbour)
             {
@@ -118,12 +130,12 @@ impl Cache {
             return;
         }
         let count = self.neighbours.get(&neighbour).map_or(usize::MAX, |neighbour| neighbour.pulls);
-        if count >= MAX_PULLS_PER_NEIGHBOUR || !self.start_pull(now + self.config.pull_delay, key, MAX_HOPS, Some(neighbour)) {
+        if count >= MAX_PULLS_PER_NEIGHBOUR || !self.start_pull(now, self.config.pull_delay, key, MAX_HOPS, Some(neighbour)) {
             self.stats.overflowed += 1;
             return;
         }
         if let Some(pull) = self.pulls.get_mut(key) {
-            pull.add_source(neighbour, holds);
+            pull.add_source(neighbour, origin, holds);
         }
     }
 
@@ -146,9 +158,10 @@ impl Cache {
         let exists = self.pulls.pulls.contains_key(&key);
         let many =
             waiting.and_then(|waiting| self.neighbours.get(&waiting)).is_some_and(|neighbour| neighbour.pulls >= MAX_PULLS_PER_NEIGHBOUR);
-        if !exists && (many || (sources.is_empty() && waiting.is_some()) || !self.start_pull(now, key, hops, waiting)) {
+        if !exists && (many || (sources.is_empty() && waiting.is_some()) || !self.start_pull(now, Duration::ZERO, key, hops, waiting)) {
             return false;
         }
+        let sources: Vec<(u32, u64)> = sources.into_iter().map(|source| (source, self.origin(source))).collect();
         let Some(pull) = self.pulls.get_mut(key) else { return false };
         match waiting {
             Some(waiting) if pull.waiting.len() < MAX_SOURCES && !pull.waiting.contains(&waiting) => pull.waiting.push(waiting),
@@ -157,26 +170,48 @@ impl Cache {
         }
         if !exists {
             pull.max_tries = tries;
-            for source in &sources {
-                pull.add_source(*source, false);
+            for (source, origin) in sources {
+                pull.add_source(source, origin, false);
             }
             self.advance(now, key);
         }
         true
     }
 
-    fn start_pull(&mut self, due: Instant, key: Key, hops: u8, creator: Option<u32>) -> bool {
-        if self.pulls.pulls.len() >= MAX_PULLS {
+    /// Whence a neighbour is.
+    pub(crate) fn origin(&self, neighbour: u32) -> u64 {
+        self.neighbours.get(&neighbour).map_or(0, |neighbour| neighbour.origin)
+    }
+
+    fn start_pull(&mut self, now: Instant, delay: Duration, key: Key, hops: u8, creator: Option<u32>) -> bool {
+        let (due, origin) = (now + delay, creator.map(|creator| self.origin(creator)));
+        if self.pulls.pulls.len() >= MAX_PULLS && !self.displace_pull(now, origin) {
             return false;
+        }
+        if let Some(origin) = origin {
+            self.pulls.by_origin.entry(origin).or_default().insert(key);
         }
         if let Some(neighbour) = creator.and_then(|creator| self.neighbours.get_mut(&creator)) {
             neighbour.pulls += 1;
         }
         let (sources, waiting) = (Vec::new(), Vec::new());
-        let pull = Pull { sources, waiting, hops, state: State::Waiting, due, tries: 0, max_tries: MAX_TRIES, requested: false, creator };
+        let pull =
+            Pull { sources, waiting, hops, state: State::Waiting, due, tries: 0, max_tries: MAX_TRIES, requested: false, creator, origin };
         self.pulls.pulls.insert(key, pull);
         self.timers.insert((due, Timer::Pull(key)));
         true
+    }
+
+    /// Gives up a pull of the origin that has most, unless `origin` has as many: who announces without end, by however many keys, does not keep others from it.
+    fn displace_pull(&mut self, now: Instant, origin: Option<u64>) -> bool {
+        let own = origin.and_then(|origin| self.pulls.by_origin.get(&origin)).map_or(0, BTreeSet::len);
+        let Some((_, keys)) = self.pulls.by_origin.iter().max_by_key(|(origin, keys)| (keys.len(), **origin)) else { return false };
+        let idle = |key: &&Key| self.pulls.pulls.get(*key).is_some_and(|pull| !pull.requested);
+        let victim = keys.iter().find(idle).filter(|_| keys.len() > own + 1).copied();
+        if let Some(key) = victim {
+            self.give_up(now, key);
+        }
+        victim.is_some()
     }
 
     /// The time of a pull came: asks its best source, or the next one if the last did not answer.
@@ -203,7 +238,7 @@ impl Cache {
             let mut anyone: Vec<u32> = self.neighbours.keys().copied().filter(|neighbour| !pull.waiting.contains(neighbour)).collect();
             anyone.shuffle(&mut self.rng);
             anyone.truncate(MAX_SOURCES);
-            pull.sources.extend(anyone.into_iter().map(|neighbour| Source { neighbour, holds: false, asked: false }));
+            pull.sources.extend(anyone.into_iter().map(|neighbour| Source { neighbour, origin: 0, holds: false, asked: false }));
             pull.tries += 1;
         }
         if pull.sources.is_empty() && !pull.requested || pull.tries >= pull.max_tries {
@@ -213,7 +248,8 @@ impl Cache {
         let neighbours = &self.neighbours;
         let open = |source: &&Source| !source.asked && neighbours.get(&source.neighbour).is_some_and(|neighbour| neighbour.has_room());
         let rtt = |neighbour: u32| neighbours.get(&neighbour).map(|neighbour| neighbour.rtt());
-        let order = |source: &&Source| (!source.holds, rtt(source.neighbour), source.neighbour);
+        let tried = |origin: u64| pull.sources.iter().any(|source| source.asked && source.origin == origin);
+        let order = |source: &&Source| (!source.holds, tried(source.origin), rtt(source.neighbour), source.neighbour);
         let best = pull.sources.iter().filter(open).min_by_key(order);
         if let Some(best) = best.map(|source| source.neighbour) {
             // What was lost twice is asked of two, as each further loss takes as long again.
@@ -290,6 +326,14 @@ impl Cache {
         if let Some(creator) = pull.creator.and_then(|creator| self.neighbours.get_mut(&creator)) {
             creator.pulls -= 1;
         }
+        if let Some(origin) = pull.origin
+            && let Some(keys) = self.pulls.by_origin.get_mut(&origin)
+        {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.pulls.by_origin.remove(&origin);
+            }
+        }
         if let State::Asked { neighbour: asked, at } = pull.state
             && let Some(neighbour) = self.neighbours.get_mut(&asked)
         {
@@ -360,7 +404,10 @@ impl Cache {
 
     /// Announces to others that a packet which is not wanted here can be had through us.
     pub(crate) fn on_heard(&mut self, now: Instant, from: u32, tag: Tag, key: Key) {
-        if self.pulls.heard(key, from) {
+        if !self.fresh.may_relay() {
+            // What is not passed on is not noted either, so that what was noted is remembered for longer than its echoes take.
+            self.stats.overflowed += 1;
+        } else if self.pulls.heard(key, from) {
             self.announce_heard(now, tag, key);
         }
     }
@@ -372,16 +419,23 @@ impl Pull {
         self.sources.iter().filter(|source| source.holds).map(|source| source.neighbour)
     }
 
-    /// True if it is a new source.
-    fn add_source(&mut self, neighbour: u32, holds: bool) -> bool {
+    /// True if it is a new source; it may replace one of an origin that has several.
+    fn add_source(&mut self, neighbour: u32, origin: u64, holds: bool) -> bool {
         if let Some(source) = self.sources.iter_mut().find(|source| source.neighbour == neighbour) {
             source.holds |= holds;
             return false;
         }
-        let new = self.sources.len() < MAX_SOURCES && !self.waiting.contains(&neighbour);
-        if new {
-            self.sources.push(Source { neighbour, holds, asked: false });
+        if self.waiting.contains(&neighbour) {
+            return false;
         }
-        new
+        let source = Source { neighbour, origin, holds, asked: false };
+        if self.sources.len() < MAX_SOURCES {
+            self.sources.push(source);
+            return true;
+        }
+        let count = |origin: u64| self.sources.iter().filter(|source| source.origin == origin).count();
+        let own = count(origin);
+        let displaced = self.sources.iter().rposition(|source| count(source.origin) > own + 1);
+        displaced.map(|at| self.sources[at] = source).is_some()
     }
 }

@@ -17,6 +17,8 @@ const MAX_FRESH: usize = 8192;
 const FRESH: Duration = Duration::from_secs(10);
 /// Packets that wait to be announced; the comparison of topics finds those beyond.
 const MAX_ANNOUNCEMENTS: usize = 32_768;
+/// Of these, what is only heard of: a quarter of what is remembered as heard of, so that an echo of it is known.
+const MAX_RELAYED: usize = 1024;
 /// Of these, announced at a time, and until the next are: no faster than neighbours pull.
 const MAX_ANNOUNCED: usize = 256;
 const ANNOUNCE_PACE: Duration = Duration::from_millis(100);
@@ -32,6 +34,8 @@ pub(crate) struct Fresh {
     known: HashMap<Key, Vec<u32>>,
     order: VecDeque<(Instant, Key)>,
     announce: VecDeque<Announcement>,
+    /// How many of these are only heard of.
+    relayed: usize,
 }
 
 /// What is to be announced.
@@ -68,6 +72,11 @@ impl Fresh {
 
     pub(crate) fn knows(&self, key: Key, neighbour: u32) -> bool {
         self.known.get(&key).is_some_and(|known| known.contains(&neighbour))
+    }
+
+    /// There is room to announce what is only heard of.
+    pub(crate) const fn may_relay(&self) -> bool {
+        self.relayed < MAX_RELAYED
     }
 
     pub(crate) fn expire(&mut self, now: Instant) {
@@ -136,6 +145,7 @@ impl Cache {
         if self.fresh.announce.is_empty() {
             self.timers.insert((due, Timer::Announce));
         }
+        self.fresh.relayed += usize::from(heard);
         self.fresh.announce.push_back(Announcement { due, tag, key, heard, old, giver });
     }
 
@@ -150,6 +160,7 @@ impl Cache {
             }
             announced += 1;
             let Some(Announcement { tag, key, heard, old, giver, .. }) = self.fresh.announce.pop_front() else { break };
+            self.fresh.relayed -= usize::from(heard);
             let hearers = if heard { self.pulls.hearers(key) } else { &[] };
             for (serial, neighbour) in &self.neighbours {
                 let concerned = !old || neighbour.wants.contains(&tag) || neighbour.place.distance(key) <= near;
