@@ -60,7 +60,7 @@ impl Cache {
         };
         match vouched {
             Vouched::Yes => self.accept(now, wall, from, eager, &packet),
-            Vouched::No => self.refuse(now, from, key),
+            Vouched::No => self.refuse(now, from, &packet),
             Vouched::Unknown => {
                 self.end_pull(now, key, Some(from));
                 self.stats.orphaned += self.pen.insert(now, from, packet.to_owned_copy());
@@ -68,9 +68,14 @@ impl Cache {
         }
     }
 
-    fn refuse(&mut self, now: Instant, from: u32, key: Key) {
+    fn refuse(&mut self, now: Instant, from: u32, packet: &Packet) {
+        let key = Key::from(packet.id());
         self.stats.forged += 1;
         self.end_pull(now, key, Some(from));
+        if matches!(packet.header(), Header::Fragment(_)) {
+            // Another head over the same root, which is not here, may name it: no reason to remember it, nor to blame its sender.
+            return;
+        }
         self.gone.insert(key);
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
             neighbour.forgeries.take(now, 1);
@@ -86,7 +91,7 @@ impl Cache {
                 if tree::vouched(&self.store, &fragment) == Vouched::Yes {
                     accepted.push((from, 0, fragment));
                 } else {
-                    self.refuse(now, from, Key::from(fragment.id()));
+                    self.refuse(now, from, &fragment);
                 }
             }
         }

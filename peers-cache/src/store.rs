@@ -178,7 +178,7 @@ impl Store {
         if bytes + TOPIC_COST + ORIGIN_COST > self.budget / evict::STRANGERS_SHARE {
             return Inserted::TooLarge;
         }
-        let (previous, node) = (previous_of(&packet), node_of(&packet));
+        let (previous, node) = (previous_of(&packet), node_of(self.secret, &packet));
         let class = if wanted { Class::Wanted } else { Class::Recent };
         let slot = Slot {
             links: [list::Link::UNLINKED; 4],
@@ -200,7 +200,7 @@ impl Store {
             self.by_previous.insert_unique(hash_key(secret, previous), at, rehash);
         }
         if let Some(node) = node {
-            let rehash = |slot: &u32| node_of(slots[*slot as usize].packet()).map_or(0, |key| hash_key(secret, key));
+            let rehash = |slot: &u32| node_of(secret, slots[*slot as usize].packet()).map_or(0, |key| hash_key(secret, key));
             self.by_root.insert_unique(hash_key(secret, node), at, rehash);
         }
         let topic = self.topics.entry(tag).or_insert_with(Topic::empty);
@@ -225,7 +225,7 @@ impl Store {
         let slot = &self.slots[at as usize];
         let (key, tag, bound, expiry, bytes) = (slot.key(), slot.tag(), slot.bound(), slot.expiry, cost(slot.packet()));
         self.gone.push(slot.packet().id());
-        let (previous, node) = (previous_of(slot.packet()), node_of(slot.packet()));
+        let (previous, node) = (previous_of(slot.packet()), node_of(self.secret, slot.packet()));
         unindex(&mut self.by_key, self.secret, Some(key), at);
         unindex(&mut self.by_previous, self.secret, previous, at);
         unindex(&mut self.by_root, self.secret, node, at);
@@ -289,11 +289,11 @@ impl Store {
         found.filter(move |packet| previous_of(packet) == Some(previous))
     }
 
-    /// The head of a message in fragments (`index` is `None`), or one of its fragments, with topic and times as in `like`.
-    pub(crate) fn node(&self, root: &[u8; 32], index: Option<u32>, like: &Packet) -> Option<&Packet> {
-        let hash = self.hash(node_key(root, index));
-        let mut found = self.by_root.iter_hash(hash).map(|at| self.slots[*at as usize].packet());
-        found.find(|packet| {
+    /// The heads over a root (`index` is `None`), or the packets in one place of its tree, with topic and times as in `like`.
+    pub(crate) fn nodes<'a>(&'a self, root: &'a [u8; 32], index: Option<u32>, like: &'a Packet) -> impl Iterator<Item = &'a Packet> {
+        let hash = self.hash(node_key(self.secret, root, index, like));
+        let found = self.by_root.iter_hash(hash).map(|at| self.slots[*at as usize].packet());
+        found.filter(move |packet| {
             let node = match packet.header() {
                 Header::Message(_) => index.is_none() && packet.payload_digest() == root,
                 Header::Fragment(header) => index == Some(header.index) && header.root == *root,
@@ -451,17 +451,19 @@ fn previous_of(packet: &Packet) -> Option<Key> {
 }
 
 /// The place in its tree of a packet that may be a parent of fragments.
-fn node_of(packet: &Packet) -> Option<Key> {
+fn node_of(secret: [u64; 2], packet: &Packet) -> Option<Key> {
     match packet.header() {
-        Header::Message(header) if header.fragments > 0 => Some(node_key(packet.payload_digest(), None)),
+        Header::Message(header) if header.fragments > 0 => Some(node_key(secret, packet.payload_digest(), None, packet)),
         Header::Message(_) => None,
-        Header::Fragment(header) => Some(node_key(&header.root, Some(header.index))),
+        Header::Fragment(header) => Some(node_key(secret, &header.root, Some(header.index), packet)),
     }
 }
 
-fn node_key(root: &[u8; 32], index: Option<u32>) -> Key {
+/// Trees of one root on other topics or of other times have other keys, and nobody can choose them to be the same.
+fn node_key(secret: [u64; 2], root: &[u8; 32], index: Option<u32>, like: &Packet) -> Key {
     let mut key = Key::from(PacketId(*root));
     key.0[0] ^= index.map_or(0, |index| u64::from(index) + 1);
+    key.0[1] ^= hash_key(secret, Key([Tag::from(like.topic()).0, like.created().0 << 16 | u64::from(like.lifetime())]));
     key
 }
 

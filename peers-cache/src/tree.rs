@@ -15,19 +15,33 @@ pub(crate) enum Vouched {
     Unknown,
 }
 
+/// Heads over one root, and packets in one place of its tree, that are looked at: whoever may write to a topic can sign further heads over a root, of other shapes.
+const MAX_TWINS: usize = 8;
+
 /// Looks for the parent of a fragment among the packets held.
 pub(crate) fn vouched(store: &Store, fragment: &Packet) -> Vouched {
     let Header::Fragment(header) = fragment.header() else { return Vouched::No };
-    let Some(head) = store.node(&header.root, None, fragment) else { return Vouched::Unknown };
-    let Header::Message(message) = head.header() else { return Vouched::No };
-    let Some(parent) = TreeShape::of(&message).and_then(|shape| shape.parent(header.index)) else { return Vouched::No };
-    let above = match parent.index {
-        None => Some(head),
-        index => store.node(&header.root, index, fragment),
-    };
-    match above.map(|above| parent.digest(above.payload()) == Some(fragment.payload_digest())) {
-        Some(true) => Vouched::Yes,
-        Some(false) => Vouched::No,
-        None => Vouched::Unknown,
+    let mut verdict = None;
+    for head in store.nodes(&header.root, None, fragment).take(MAX_TWINS) {
+        let Header::Message(message) = head.header() else { continue };
+        let parent = TreeShape::of(&message).and_then(|shape| shape.parent(header.index));
+        let Some(parent) = parent else {
+            verdict.get_or_insert(Vouched::No);
+            continue;
+        };
+        let names = |above: &Packet| parent.digest(above.payload()) == Some(fragment.payload_digest());
+        let mut known = false;
+        for above in store.nodes(&header.root, parent.index, fragment).take(MAX_TWINS) {
+            known = true;
+            if names(if parent.index.is_none() { head } else { above }) {
+                return Vouched::Yes;
+            }
+        }
+        if known {
+            verdict.get_or_insert(Vouched::No);
+        } else {
+            verdict = Some(Vouched::Unknown);
+        }
     }
+    verdict.unwrap_or(Vouched::Unknown)
 }

@@ -73,7 +73,7 @@ impl Store {
         self.slots.swap(from as usize, to as usize);
         let slot = &self.slots[to as usize];
         let (tag, bound, class, account, expiry) = (slot.tag(), slot.bound(), slot.class, slot.account, slot.expiry);
-        let (key, previous, node) = (slot.key(), previous_of(slot.packet()), node_of(slot.packet()));
+        let (key, previous, node) = (slot.key(), previous_of(slot.packet()), node_of(self.secret, slot.packet()));
         self.turn.replace(&mut self.slots, Kind::Turn, from, to);
         if let Some(list) = self.expiry.get_mut(&expiry) {
             list.replace(&mut self.slots, Kind::Expiry, from, to);
@@ -110,7 +110,7 @@ impl Store {
         };
         shrink(&mut self.by_key, &|slot| Some(slot.key()));
         shrink(&mut self.by_previous, &|slot| previous_of(slot.packet()));
-        shrink(&mut self.by_root, &|slot| node_of(slot.packet()));
+        shrink(&mut self.by_root, &|slot| node_of(secret, slot.packet()));
         if self.topics.capacity() > SPARSE * self.topics.len() + MIN_SLOTS {
             self.topics.shrink_to(self.topics.len());
         }
