@@ -10,7 +10,7 @@ use peers_wire::PeerId;
 use rand::RngExt;
 
 use crate::cache::{Cache, Timer};
-use crate::message::{Bound, Message, Summary, Tag};
+use crate::message::{Bound, MAX_RANGES, Message, Summary, Tag};
 use crate::order::MIN_SKETCHED;
 use crate::sketch::{Cell, Difference, MAX_CELLS, Sketch, cells_for, decode, epoch, name};
 use crate::sketch_message::{Cells, MAX_CELLS_PER_MESSAGE, More, Names, Probe, Set};
@@ -111,10 +111,14 @@ impl Cache {
         let Set::Topic(tag) = set;
         self.talks.open.retain(|_, talk| now.duration_since(talk.opened) < MAX_TALK);
         self.talks.open.remove(&(neighbour, set));
-        if self.talks.open.len() >= MAX_TALKS {
+        let full = self.talks.open.len() >= MAX_TALKS;
+        let Some(order) = self.store.order_at(tag, self.wall) else { return };
+        if full {
+            // Others take all the room: ranges need none.
+            let ranges = order.split(Bound::MIN, Bound::MAX, MAX_RANGES);
+            self.send(neighbour, &Message::Ranges { tag, start: Bound::MIN, ranges });
             return;
         }
-        let Some(order) = self.store.order_at(tag, self.wall) else { return };
         let (summary, parity) = (order.total(), order.sketch(set.naming(salt), 0).parity);
         self.talks.open.insert((neighbour, set), Talk { opened: now, salt, state: 0, cells: Vec::new(), grown: 0, repeated: 0 });
         self.send(neighbour, &Message::Probe(Probe { set, salt, summary, parity }));
@@ -290,11 +294,12 @@ impl Cache {
             return;
         }
         let Some(order) = self.store.order(tag) else { return };
+        let trusted = self.neighbours.get(&from).is_some_and(|neighbour| !self.talks.mistrusts(now, neighbour.peer));
         let naming = names.set.naming(names.salt);
         let mut wants = names.wants.clone();
         wants.sort_unstable();
         let mut offers: std::collections::BTreeSet<u32> =
-            if self.wants(tag) { names.offers.iter().copied().collect() } else { Default::default() };
+            if self.wants(tag) && trusted { names.offers.iter().copied().collect() } else { Default::default() };
         let mut wanted = Vec::new();
         for key in order.keys() {
             let name = name(naming.short(key));

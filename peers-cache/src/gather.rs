@@ -14,6 +14,8 @@ const MAX_WAITING: usize = MAX_CELLS;
 const MAX_FRUITLESS: u32 = 3;
 /// Names asked for from which on it is no accident that none came.
 const MIN_BLAMED: usize = 8;
+/// For one unit of a neighbour's budget for work, packets whose names are compared with what it names.
+const HASHED: usize = 128;
 
 /// What is asked of each neighbour.
 pub(crate) type Gatherings = BTreeMap<u32, Gathering>;
@@ -41,10 +43,15 @@ impl Cache {
         if names.is_empty() {
             return names;
         }
+        if !self.charge(now, from, self.gatherings.len() + (self.gone.len() + self.pulls.len()) / HASHED) {
+            return Vec::new();
+        }
         let naming = set.naming(salt);
+        names.sort_unstable();
         let others = self.gatherings.iter().filter(|(other, gathering)| **other != from && (gathering.set, gathering.salt) == (set, salt));
         let mut busy: BTreeSet<u32> = others.flat_map(|(_, gathering)| gathering.asked.iter().copied()).collect();
-        busy.extend(self.gone.keys().chain(self.pulls.keys()).map(|key| name(naming.short(key))));
+        let known = self.gone.keys().chain(self.pulls.keys()).map(|key| name(naming.short(key)));
+        busy.extend(known.filter(|name| names.binary_search(name).is_ok()));
         names.retain(|name| !busy.contains(name));
         let gathering = self.gatherings.entry(from).or_insert_with(|| Gathering {
             set,

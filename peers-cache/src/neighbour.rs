@@ -156,7 +156,7 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    const fn new(now: Instant, burst: u32, per_second: u32) -> Self {
+    pub(crate) const fn new(now: Instant, burst: u32, per_second: u32) -> Self {
         Self { tokens: burst, burst, per_second, at: now }
     }
 

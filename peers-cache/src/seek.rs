@@ -8,6 +8,7 @@ use rand::seq::IteratorRandom;
 
 use crate::cache::{Cache, Timer};
 use crate::message::{Key, Message, Tag};
+use crate::neighbour::Bucket;
 
 /// From the wish for a topic to seeking it, twice: by then there are neighbours, and some have changed.
 const AFTER: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(30)];
@@ -26,6 +27,8 @@ pub(crate) const SEEK_COST: usize = 128;
 const MAX_SOUGHT: usize = 1024;
 const MAX_SEEKERS: usize = 4;
 const REMEMBERED: Duration = Duration::from_secs(10);
+/// Topics that are sought further, of all neighbours together: at once, and in a second. Each costs us of our neighbours' budgets as much as it cost who seeks it.
+const FURTHER: (u32, u32) = (128, 8);
 
 /// Topics that are sought.
 #[derive(Debug, Default)]
@@ -34,6 +37,7 @@ pub(crate) struct Seeks {
     due: BTreeSet<(Instant, Tag, usize)>,
     /// Those of neighbours: until when, and whose.
     sought: BTreeMap<Tag, (Instant, Vec<u32>)>,
+    further: Option<Bucket>,
 }
 
 impl Seeks {
@@ -53,7 +57,8 @@ impl Seeks {
             }
             return false;
         }
-        let room = self.sought.len() < MAX_SOUGHT;
+        let further = self.further.get_or_insert_with(|| Bucket::new(now, FURTHER.0, FURTHER.1));
+        let room = self.sought.len() < MAX_SOUGHT && further.take(now, 1);
         if room {
             self.sought.insert(tag, (now + REMEMBERED, vec![neighbour]));
         }

@@ -27,6 +27,10 @@ impl Seen {
         self.younger.contains(&key) || self.elder.contains(&key)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.younger.len() + self.elder.len()
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         self.younger.iter().chain(&self.elder).copied()
     }
