@@ -19,6 +19,8 @@
 //! rumours alone miss some); Yang, Gilad, Alizadeh, "Practical Rateless Set Reconciliation", SIGCOMM 2024; Meyer, "Range-Based Set Reconciliation", arXiv:2212.13567; RFC 6298 (round trips). The messages are docs/PROTOCOL.md, chapter "The relay cache"; why things
 //! are as they are, docs/decisions/0006-cache-and-gossip.md and 0021 to 0024; what attackers can do, docs/THREATS.md.
 
+#[cfg(test)]
+mod attack_tests;
 mod cache;
 mod carry;
 mod config;

@@ -34,11 +34,11 @@ const MAX_ASKED: usize = 64;
 const PASSED_ON: usize = 5;
 const SEARCHING: usize = 3;
 const BESIDE: usize = 1;
-/// Questions open at a time, those of one neighbour, and our own.
+/// Questions open at a time, those of one origin, and our own.
 const MAX_OPEN: usize = 2048;
-const MAX_OPEN_PER_NEIGHBOUR: usize = 128;
+const MAX_OPEN_PER_ORIGIN: usize = 128;
 const MAX_OWN: usize = 64;
-/// Answers to a question that one neighbour may bring, and that are passed back in all.
+/// Answers to a question that one neighbour may bring, and from how many in all on none may bring more than its part of these.
 const MAX_ANSWERS_PER_NEIGHBOUR: u16 = 128;
 const MAX_ANSWERS: u16 = 512;
 /// A question is repeated so often, each time after this time, as datagrams get lost; it is answered again, and passed on as before.
@@ -116,7 +116,7 @@ pub enum AskError {
 #[derive(Debug, Default)]
 pub(crate) struct Queries {
     routes: HashMap<QueryId, Route>,
-    by_neighbour: BTreeMap<u32, usize>,
+    by_origin: BTreeMap<u64, usize>,
     own: usize,
 }
 
@@ -124,6 +124,8 @@ pub(crate) struct Queries {
 struct Route {
     /// The neighbour that brought it; `None` if it is our own.
     from: Option<u32>,
+    /// Whence that neighbour is.
+    origin: u64,
     /// The neighbours it went to, and the answers that each has brought.
     to: Vec<(u32, u16)>,
     question: Question,
@@ -168,7 +170,7 @@ impl Cache {
         let question = Question { hops: HOPS, repeat: 0, patience: millis, tag: Tag::from(topic), payload };
         let to = self.choose_asked(question.tag, None, MAX_ASKED, MAX_ASKED);
         self.queries.own += 1;
-        self.open(id, Route { from: None, to, question, due: now + patience, answers: 0, answer: None });
+        self.open(id, Route { from: None, origin: 0, to, question, due: now + patience, answers: 0, answer: None });
         if patience > REPEAT_AFTER {
             self.timers.insert((now + REPEAT_AFTER, Timer::Question(id)));
         }
@@ -249,9 +251,10 @@ impl Cache {
             }
             return;
         }
-        let open = self.queries.by_neighbour.get(&from).copied().unwrap_or(0);
+        let origin = self.origin(from);
+        let open = self.queries.by_origin.get(&origin).copied().unwrap_or(0);
         let may = self.neighbours.get_mut(&from).is_some_and(|neighbour| neighbour.queries.take(now, 1));
-        if self.queries.routes.len() >= MAX_OPEN || open >= MAX_OPEN_PER_NEIGHBOUR || !may {
+        if self.queries.routes.len() >= MAX_OPEN || open >= MAX_OPEN_PER_ORIGIN || !may {
             self.stats.throttled += 1;
             return;
         }
@@ -264,8 +267,8 @@ impl Cache {
         // In memory of its own: it stays longer than the datagram that brought it.
         let payload = Bytes::copy_from_slice(&question.payload);
         let question = Question { hops: question.hops.saturating_sub(1), payload: payload.clone(), ..question };
-        *self.queries.by_neighbour.entry(from).or_default() += 1;
-        self.open(id, Route { from: Some(from), to, question, due, answers: 0, answer: None });
+        *self.queries.by_origin.entry(origin).or_default() += 1;
+        self.open(id, Route { from: Some(from), origin, to, question, due, answers: 0, answer: None });
         for topic in topics {
             self.raise(Event::Query { id, topic, payload: payload.clone() });
         }
@@ -280,7 +283,9 @@ impl Cache {
             self.stats.unfounded += 1;
             return;
         };
-        if route.answers >= MAX_ANSWERS || route.to[place].1 >= MAX_ANSWERS_PER_NEIGHBOUR {
+        let part = MAX_ANSWERS / u16::try_from(route.to.len()).unwrap_or(u16::MAX);
+        let most = if route.answers >= MAX_ANSWERS { part } else { MAX_ANSWERS_PER_NEIGHBOUR };
+        if route.to[place].1 >= most {
             self.stats.throttled += 1;
             return;
         }
@@ -315,11 +320,11 @@ impl Cache {
         self.timers.remove(&(route.due, Timer::Question(id)));
         match route.from {
             None => self.queries.own -= 1,
-            Some(from) => {
-                if let Some(open) = self.queries.by_neighbour.get_mut(&from) {
+            Some(_) => {
+                if let Some(open) = self.queries.by_origin.get_mut(&route.origin) {
                     *open -= 1;
                     if *open == 0 {
-                        self.queries.by_neighbour.remove(&from);
+                        self.queries.by_origin.remove(&route.origin);
                     }
                 }
             }
