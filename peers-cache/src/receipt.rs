@@ -31,6 +31,8 @@ const MAX_HOLDERS: usize = 32;
 const MAX_ASKS: usize = 1024;
 /// Of these, for receipts of one neighbour: the others wait, as it answers at a bounded rate.
 const MAX_ASKS_OF_NEIGHBOUR: usize = 4;
+/// Neighbours whose claims wait to be asked about; each waits with at most the packets that are watched.
+const MAX_CLAIMANTS: usize = 64;
 /// Times that a question is asked.
 const MAX_TRIES: u32 = 3;
 /// Times that a holder may lack what it claims before it is asked no more.
@@ -319,7 +321,9 @@ impl Cache {
         if known.is_some_and(|at| holders >> at & 1 == 1 || watched.holders[at].failures >= MAX_FAILURES) {
             return;
         }
-        receipts.claims.entry(from).or_default().insert(key);
+        if receipts.claims.len() < MAX_CLAIMANTS || receipts.claims.contains_key(&from) {
+            receipts.claims.entry(from).or_default().insert(key);
+        }
     }
 
     /// Asks for receipts of what was claimed, as many at a time as a neighbour may be asked.

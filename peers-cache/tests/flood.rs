@@ -131,7 +131,7 @@ fn run(seed: u64, budget: usize, flood: bool) -> Outcome {
 
 /// A cache that kept everything would need five times the smaller budget and two and a half times the greater.
 #[test]
-fn a_flood_of_one_peer_in_ten_costs_honest_ones_less_than_five_points() {
+fn a_flood_of_one_peer_in_ten_costs_less_than_five_points_of_deliveries_and_of_what_is_held() {
     let quiet = run(1, 512 << 10, false);
     eprintln!("512 KiB, quiet: {quiet:?}");
     assert!(quiet.delivered > 0.999 && quiet.returned > 0.999, "{quiet:?}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peers_wire::{Packet, PacketId};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::oneshot;
 
 use crate::store::{private_file, unlock, wait};
@@ -38,12 +38,15 @@ pub(crate) struct PacketFile {
 }
 
 impl PacketFile {
-    /// Opens or makes the file at `path`, sealed under `key`, and gives the packets in it. If it cannot be read it is made anew, and if it cannot be written the cache lives without it:
-    /// both are logged.
+    /// Opens or makes the file at `path`, sealed under `key`, and gives the packets in it. If it is damaged or of another key it is made anew, and if it cannot be read or written for
+    /// another reason the cache lives without it: both are logged.
     ///
     /// - `limit`: bytes of packets that it holds at most; beyond, the oldest go
     pub(crate) fn open(path: &Path, key: &[u8; 32], limit: usize) -> (Self, Vec<Packet>) {
         let opened = read(path, key, limit).or_else(|error| {
+            if !matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) {
+                return Err(error);
+            }
             tracing::warn!("the cached packets of others in {} cannot be read ({error}): the cache starts empty; keys, messages and mail are elsewhere", path.display());
             for suffix in ["", "-wal", "-shm"] {
                 let mut name = path.as_os_str().to_owned();
