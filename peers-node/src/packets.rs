@@ -38,13 +38,16 @@ pub(crate) struct PacketFile {
 }
 
 impl PacketFile {
-    /// Opens or makes the file at `path`, sealed under `key`, and gives the packets in it. If it is damaged or of another key it is made anew, and if it cannot be read or written for
-    /// another reason the cache lives without it: both are logged.
+    /// Opens or makes the file at `path`, sealed under `key`, and gives the packets in it. If it is damaged or of another key it is made anew, and if the system
+    /// lets it not be read or written the cache lives without it: both are logged.
     ///
     /// - `limit`: bytes of packets that it holds at most; beyond, the oldest go
     pub(crate) fn open(path: &Path, key: &[u8; 32], limit: usize) -> (Self, Vec<Packet>) {
         let opened = read(path, key, limit).or_else(|error| {
-            if !matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) {
+            // What the system or another process refuses now may be whole; a page that is damaged has no code of its own.
+            use ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure};
+            let refused = [CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure];
+            if error.sqlite_error_code().is_some_and(|code| refused.contains(&code)) {
                 return Err(error);
             }
             tracing::warn!("the cached packets of others in {} cannot be read ({error}): the cache starts empty; keys, messages and mail are elsewhere", path.display());
