@@ -83,9 +83,10 @@ impl Topic {
             GroupPublishError::Group(error) => PublishError::Group(error),
             GroupPublishError::Seal(_) => PublishError::TooLarge { size, max: peers_wire::MAX_MESSAGE },
         })?;
-        queued.await.map_err(|_| Closed)?.map_err(PublishError::State)?;
-        // Whether or not the cache can be written: the history is.
+        let stored = queued.await;
+        // Whether or not the cache can be written: the history is. If that is not, the cache has given way by now.
         let _ = kept.await;
+        stored.map_err(|_| Closed)?.map_err(PublishError::State)?;
         Ok(Publication { node: self.node.clone(), id, holders })
     }
 

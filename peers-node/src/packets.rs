@@ -51,11 +51,7 @@ impl PacketFile {
                 return Err(error);
             }
             tracing::warn!("the cached packets of others in {} cannot be read ({error}): the cache starts empty; keys, messages and mail are elsewhere", path.display());
-            for suffix in ["", "-wal", "-shm"] {
-                let mut name = path.as_os_str().to_owned();
-                name.push(suffix);
-                let _ = std::fs::remove_file(PathBuf::from(name));
-            }
+            remove(path);
             read(path, key, limit)
         });
         let started = opened.and_then(|(mut file, packets)| {
@@ -173,6 +169,15 @@ fn read(path: &Path, key: &[u8; 32], limit: usize) -> rusqlite::Result<(File, Ve
     Ok((File { connection, limit, used }, packets))
 }
 
+/// Removes the file and those that SQLite keeps beside it.
+fn remove(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let _ = std::fs::remove_file(PathBuf::from(name));
+    }
+}
+
 impl File {
     fn run(&mut self, batches: &Receiver<Batch>) {
         let mut failing = false;
@@ -186,12 +191,25 @@ impl File {
                 tracing::warn!("the cache of packets could not be stored: {error}");
             }
             failing = written.is_err();
+            if written.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DiskFull)) {
+                self.give_way();
+            }
             for done in batch.done {
                 // Who asked may be gone.
                 let _ = done.send(());
             }
         }
         let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+
+    /// The disk is full: the space is worth more to what is nowhere else. From now on nothing is written.
+    fn give_way(&mut self) {
+        if let Ok(nowhere) = Connection::open_in_memory() {
+            let file = core::mem::replace(&mut self.connection, nowhere);
+            let path = file.path().filter(|path| !path.is_empty()).map(PathBuf::from);
+            drop(file);
+            path.iter().for_each(|path| remove(path));
+        }
     }
 
     fn write(&mut self, changes: &Changes) -> rusqlite::Result<()> {

@@ -45,6 +45,9 @@ fn what_was_acknowledged_before_the_home_was_full_is_there_after_a_kill() {
     alice.ok(&["db", "track", &notes]);
     alice.ok(&["db", "sql", "notes", "INSERT INTO note(text) VALUES ('before')"]);
 
+    // The packets that are cached for others give way first, which may be enough for this message.
+    disk.fill_up_to(0);
+    let enough = alice.run(&["topic", "publish", "news", "perhaps"]).code == Some(0);
     disk.fill_up_to(0);
     names_the_disk(&alice.run(&["topic", "publish", "news", "refused"]), &state);
     names_the_disk(&alice.run(&["send", &Peer::new(&machine).id(), "--text", "refused"]), &state);
@@ -63,7 +66,7 @@ fn what_was_acknowledged_before_the_home_was_full_is_there_after_a_kill() {
     assert_eq!(alice.ok(&["status"])["user"], user);
     let messages = alice.ok(&["topic", "follow", "news", "--last", "9", "--no-wait"])["messages"].take();
     let bodies: Vec<_> = messages.as_array().unwrap().iter().map(|message| &message["body"]).collect();
-    assert_eq!(bodies, ["before"]);
+    assert_eq!(bodies, if enough { &["before", "perhaps"][..] } else { &["before"] });
     assert_eq!(alice.ok(&["db", "status", "notes"])["databases"][0]["tables"][0]["rows"], 1001);
     alice.ok(&["db", "track", other.to_str().unwrap()]);
 }
